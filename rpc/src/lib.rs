@@ -12,4 +12,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
+pub mod client;
+pub mod msg;
+pub mod record;
+pub mod server;
 pub mod xdr;
