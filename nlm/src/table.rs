@@ -1,0 +1,463 @@
+//! The lock table: who holds which bytes of which file.
+//!
+//! These are POSIX locks (`fcntl`, IEEE Std 1003.1), which is what NLM carries, `flock` included: an
+//! owner has at most one kind of lock on a byte; a new lock replaces what the owner had there, so it can
+//! split, merge, upgrade and downgrade; owners stand in each other's way, never in their own.
+//!
+//! Three structures, because three questions must be answered in logarithmic time however many locks
+//! and owners there are:
+//!
+//! - who *else* is in the way: one [`tree`] per file, by first byte, with the reach of its branches;
+//! - what does *this owner* have here: one ordered set of (owner, file, first byte) for the whole table;
+//! - which file is it: a hash index over the handles ([`files`]).
+//!
+//! The table knows no time-outs, no waiting, no hosts and no policy. Owners are numbers here; what an
+//! owner *is* differs between servers, see [`crate::personality::OwnerKey`]. Waiting is in
+//! [`crate::waiters`].
+//!
+//! Invariants, checked by [`LockTable::check`] and by a property test against a model with one owner per
+//! byte: two owners never have conflicting locks on a byte; an owner's ranges on a file are disjoint, and
+//! those of the same kind do not touch; a file without locks takes no memory; the three structures agree.
+//!
+//! Memory: 24 bytes for a lock in the tree and 16 in the set of owners, divided by how full the nodes are.
+
+pub(crate) mod entry;
+mod files;
+pub(crate) mod tree;
+
+pub use files::{FH_MAX, Fh, Handle};
+
+use crate::Now;
+use crate::arena::id;
+use crate::range::{Kind, Range};
+use entry::Entry;
+use files::{File, FileId, Files};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::ControlFlow;
+use tree::{Forest, Wanted};
+
+id! {
+    /// A lock owner, as a number. Whoever uses the table gives them out.
+    pub struct OwnerId;
+}
+
+impl OwnerId {
+    /// Owns nothing and never will: everyone's locks stand in its way.
+    pub const NOBODY: OwnerId = OwnerId(u32::MAX);
+}
+
+impl From<u32> for OwnerId {
+    fn from(number: u32) -> Self {
+        OwnerId(number)
+    }
+}
+
+/// A lock that is held, as the table shows it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    /// Who holds it.
+    pub owner: OwnerId,
+    /// Which bytes.
+    pub range: Range,
+    /// Alone or with others.
+    pub kind: Kind,
+    /// Since when. A lock that grew out of several has the time of the earliest.
+    pub since: Now,
+}
+
+impl From<&Entry> for Lock {
+    fn from(e: &Entry) -> Self {
+        Lock {
+            owner: e.owner(),
+            range: e.range(),
+            kind: e.kind(),
+            since: e.since(),
+        }
+    }
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} of {:?}", self.kind, self.range, self.owner)
+    }
+}
+
+/// What an operation did to the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+pub struct Change {
+    /// How many locks the owner has more or less than before.
+    pub locks: isize,
+    /// Whether others may now have what they could not have before.
+    pub freed: bool,
+}
+
+/// Where a listing goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    file: FileId,
+    /// The last lock of the file that was shown, if any was.
+    after: Option<tree::Key>,
+}
+
+/// The locks of all files.
+pub struct LockTable {
+    files: Files,
+    forest: Forest,
+    /// Which ranges an owner has: enough to find them in the file's tree.
+    owned: BTreeSet<(OwnerId, FileId, u64)>,
+    len: usize,
+    /// Memory that is used again by every operation.
+    scratch: Vec<Entry>,
+}
+
+impl Default for LockTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LockTable {
+    /// An empty table.
+    pub fn new() -> Self {
+        LockTable {
+            files: Files::new(),
+            forest: Forest::new(),
+            owned: BTreeSet::new(),
+            len: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Number of locks held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is locked.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of files that have locks.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The first lock of another owner that stands in the way: the one that begins first.
+    pub fn conflict(&self, fh: Fh<'_>, owner: OwnerId, range: Range, kind: Kind) -> Option<Lock> {
+        self.first_conflict(self.files.find(fh)?, &Wanted { owner, range, kind })
+    }
+
+    fn first_conflict(&self, file: FileId, wanted: &Wanted) -> Option<Lock> {
+        let stop = &mut |e: &Entry| ControlFlow::Break(Lock::from(e));
+        match self.forest.conflicts(self.files.root(file)?, wanted, stop) {
+            ControlFlow::Break(lock) => Some(lock),
+            ControlFlow::Continue(()) => None,
+        }
+    }
+
+    /// Shows all locks of others that stand in the way, until `see` says to stop.
+    pub fn conflicts<B>(
+        &self,
+        fh: Fh<'_>,
+        owner: OwnerId,
+        range: Range,
+        kind: Kind,
+        mut see: impl FnMut(Lock) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let root = self.files.find(fh).and_then(|file| self.files.root(file));
+        let Some(root) = root else {
+            return ControlFlow::Continue(());
+        };
+        self.forest
+            .conflicts(root, &Wanted { owner, range, kind }, &mut |e: &Entry| {
+                see(e.into())
+            })
+    }
+
+    /// Whether `holder` itself has a lock that would stand in the way of this one, were it another's.
+    pub fn holds_against(&self, holder: OwnerId, fh: Fh<'_>, range: Range, kind: Kind) -> bool {
+        let Some(file) = self.files.find(fh) else {
+            return false;
+        };
+        self.own_from(file, holder, range.start())
+            .take_while(|e| e.range().start() <= range.last())
+            .any(|e| e.range().overlaps(range) && kind.conflicts(e.kind()))
+    }
+
+    /// Takes the lock if nobody is in the way; otherwise says who is.
+    pub fn lock(
+        &mut self,
+        fh: Fh<'_>,
+        owner: OwnerId,
+        range: Range,
+        kind: Kind,
+        now: Now,
+    ) -> Result<Change, Lock> {
+        let file = self.files.find(fh);
+        if let Some(file) = file
+            && let Some(holder) = self.first_conflict(file, &Wanted { owner, range, kind })
+        {
+            return Err(holder);
+        }
+        Ok(self.place(fh, file, Entry::new(owner, range, kind, now)))
+    }
+
+    /// Takes the lock without asking whether anybody is in the way: for a fault that grants twice.
+    pub fn set(&mut self, fh: Fh<'_>, owner: OwnerId, range: Range, kind: Kind, now: Now) -> Change {
+        self.place(fh, self.files.find(fh), Entry::new(owner, range, kind, now))
+    }
+
+    fn place(&mut self, fh: Fh<'_>, file: Option<FileId>, wanted: Entry) -> Change {
+        let Some(file) = file else {
+            let file = self.files.add(fh);
+            self.add(file, wanted);
+            return Change {
+                locks: 1,
+                freed: false,
+            };
+        };
+        let (owner, range, kind) = (wanted.owner(), wanted.range(), wanted.kind());
+        let mut own = std::mem::take(&mut self.scratch);
+        // From one byte before to one byte after, since a lock of the same kind that touches grows.
+        let reaching = self.own_from(file, owner, range.start().saturating_sub(1));
+        own.extend(reaching.take_while(|e| e.range().start() <= range.last() + 1));
+        let before = self.len;
+        let mut freed = false;
+        if !own.iter().any(|e| e.kind() == kind && e.range().covers(range)) {
+            let (mut grown, mut since) = (range, wanted.since());
+            for old in &own {
+                if old.kind() == kind {
+                    self.take(file, old);
+                    grown = grown.span(old.range());
+                    since = since.min(old.since());
+                } else if old.range().overlaps(range) {
+                    self.cut(file, old, range);
+                    freed |= old.kind().is_exclusive();
+                }
+            }
+            self.add(file, Entry::new(owner, grown, kind, since));
+        }
+        own.clear();
+        self.scratch = own;
+        Change {
+            locks: self.len as isize - before as isize,
+            freed,
+        }
+    }
+
+    /// Takes `range` out of a lock; what lies on both sides of it stays.
+    fn cut(&mut self, file: FileId, old: &Entry, range: Range) {
+        self.take(file, old);
+        for rest in old.range().without(range).into_iter().flatten() {
+            self.add(file, Entry::new(old.owner(), rest, old.kind(), old.since()));
+        }
+    }
+
+    fn add(&mut self, file: FileId, entry: Entry) {
+        let root = match self.files.root(file) {
+            Some(root) => self.forest.insert(root, entry),
+            None => self.forest.plant(entry),
+        };
+        self.files.set_root(file, Some(root));
+        self.owned.insert((entry.owner(), file, entry.range().start()));
+        self.len += 1;
+    }
+
+    /// Removes an entry. The file stays even if this was its last: see [`forget_if_unlocked`](Self::forget_if_unlocked).
+    fn take(&mut self, file: FileId, entry: &Entry) {
+        let Some(root) = self.files.root(file) else { return };
+        let root = self.forest.remove(root, entry.key());
+        self.files.set_root(file, root);
+        self.owned.remove(&(entry.owner(), file, entry.range().start()));
+        self.len -= 1;
+    }
+
+    fn forget_if_unlocked(&mut self, file: FileId) {
+        if self.files.root(file).is_none() {
+            self.files.remove(file);
+        }
+    }
+
+    fn entry(&self, file: FileId, owner: OwnerId, start: u64) -> Option<Entry> {
+        self.forest.get(self.files.root(file)?, (start, owner))
+    }
+
+    /// An owner's locks on a file by first byte, beginning with the one that has `byte` or the first after it.
+    fn own_from(&self, file: FileId, owner: OwnerId, byte: u64) -> impl Iterator<Item = Entry> {
+        let before = self
+            .owned
+            .range((owner, file, 0)..(owner, file, byte))
+            .next_back()
+            .and_then(|(.., start)| self.entry(file, owner, *start))
+            .filter(|e| e.range().last() >= byte);
+        let from = self
+            .owned
+            .range((owner, file, byte)..=(owner, file, u64::MAX))
+            .filter_map(move |(.., start)| self.entry(file, owner, *start));
+        before.into_iter().chain(from)
+    }
+
+    /// Gives back what the owner has in the range; what it has beside it stays.
+    pub fn unset(&mut self, fh: Fh<'_>, owner: OwnerId, range: Range) -> Change {
+        let Some(file) = self.files.find(fh) else {
+            return Change::default();
+        };
+        let mut own = std::mem::take(&mut self.scratch);
+        own.extend(
+            self.own_from(file, owner, range.start())
+                .take_while(|e| e.range().start() <= range.last())
+                .filter(|e| e.range().overlaps(range)),
+        );
+        let before = self.len;
+        let freed = !own.is_empty();
+        for old in own.drain(..) {
+            self.cut(file, &old, range);
+        }
+        self.scratch = own;
+        self.forget_if_unlocked(file);
+        Change {
+            locks: self.len as isize - before as isize,
+            freed,
+        }
+    }
+
+    /// Gives back everything the owner has, and shows each lock that goes.
+    pub fn release_owner(&mut self, owner: OwnerId, mut gone: impl FnMut(Fh<'_>, Lock)) -> usize {
+        let mut released = 0;
+        let all = (owner, FileId(0), 0)..=(owner, FileId(u32::MAX), u64::MAX);
+        while let Some(&(owner, file, start)) = self.owned.range(all.clone()).next() {
+            let Some(entry) = self.entry(file, owner, start) else {
+                break;
+            };
+            if let Some(file) = self.files.get(file) {
+                gone(file.handle.as_fh(), Lock::from(&entry));
+            }
+            self.take(file, &entry);
+            self.forget_if_unlocked(file);
+            released += 1;
+        }
+        released
+    }
+
+    /// The owner's locks on all files, file by file and by first byte.
+    pub fn of_owner(&self, owner: OwnerId) -> impl Iterator<Item = (Handle, Lock)> {
+        self.owned
+            .range((owner, FileId(0), 0)..=(owner, FileId(u32::MAX), u64::MAX))
+            .filter_map(move |&(owner, id, start)| {
+                let entry = self.entry(id, owner, start)?;
+                Some((self.files.get(id)?.handle, Lock::from(&entry)))
+            })
+    }
+
+    /// Shows up to `limit` locks, file by file and by first byte, beginning after `after`; returns where
+    /// to go on, or `None` at the end.
+    ///
+    /// The table may change between two pages: then a lock that came or went meanwhile may or may not be
+    /// seen, and all others are seen once.
+    pub fn page(
+        &self,
+        after: Option<Cursor>,
+        limit: usize,
+        mut see: impl FnMut(Fh<'_>, Lock),
+    ) -> Option<Cursor> {
+        let mut left = limit;
+        for (id, file) in self.files.iter_from(after.map(|c| c.file)) {
+            let mut last = after.filter(|c| c.file == id).and_then(|c| c.after);
+            let flow = self.walk(file, last, &mut |e: &Entry| {
+                let Some(fewer) = left.checked_sub(1) else {
+                    return ControlFlow::Break(());
+                };
+                left = fewer;
+                last = Some(e.key());
+                see(file.handle.as_fh(), e.into());
+                ControlFlow::Continue(())
+            });
+            if flow.is_break() {
+                return Some(Cursor {
+                    file: id,
+                    after: last,
+                });
+            }
+        }
+        None
+    }
+
+    fn walk(
+        &self,
+        file: &File,
+        after: Option<tree::Key>,
+        see: &mut impl FnMut(&Entry) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        file.root.map_or(ControlFlow::Continue(()), |root| {
+            self.forest.walk(root, after, see)
+        })
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = LockTable::new();
+    }
+
+    /// Checks every invariant of the module head, in time proportional to the table.
+    ///
+    /// After a fault that granted a lock twice this reports the two locks, as it should.
+    pub fn check(&self) -> Result<(), String> {
+        let mut seen = 0;
+        for (id, file) in self.files.iter_from(None) {
+            let root = file
+                .root
+                .ok_or_else(|| format!("file {} has no locks", file.handle))?;
+            seen += self.forest.check(root)?;
+            self.check_file(id, file.handle, root)?;
+        }
+        if seen != self.len || self.owned.len() != self.len {
+            return Err(format!(
+                "{} locks, {seen} in trees, {} owned",
+                self.len,
+                self.owned.len()
+            ));
+        }
+        if self.len == 0 && self.forest.nodes() > 0 {
+            return Err("an empty table with nodes".to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_file(&self, id: FileId, handle: Handle, root: tree::NodeId) -> Result<(), String> {
+        let flow = self.forest.walk(root, None, &mut |e: &Entry| {
+            if !self.owned.contains(&(e.owner(), id, e.range().start())) {
+                return ControlFlow::Break(format!("file {handle}: {e:?} is not among its owner's"));
+            }
+            let wanted = Wanted {
+                owner: e.owner(),
+                range: e.range(),
+                kind: e.kind(),
+            };
+            if let Some(other) = self.first_conflict(id, &wanted) {
+                return ControlFlow::Break(format!("file {handle}: {e:?} conflicts with {other:?}"));
+            }
+            let next = self
+                .own_from(id, e.owner(), e.range().start() + 1)
+                .find(|n| n.key() != e.key());
+            match next {
+                Some(n) if n.range().start() <= e.range().last() => {
+                    ControlFlow::Break(format!("file {handle}: {e:?} overlaps {n:?} of the same owner"))
+                }
+                Some(n) if n.range().start() == e.range().last() + 1 && n.kind() == e.kind() => {
+                    ControlFlow::Break(format!("file {handle}: {e:?} and {n:?} should be one"))
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        match flow {
+            ControlFlow::Break(wrong) => Err(wrong),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
