@@ -1,0 +1,43 @@
+//! Boots a kernel by hand: `cargo run -p nfslab-vm --example boot -- 6.1 'uname -a'`,
+//! or with a mount: `… -- 6.1 'ls /mnt' --mount /lab` once a server listens on
+//! 10.77.0.1 in this process's namespace. The small agent must be built:
+//! `cargo build -p nfslab-vm`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use vm::{Cache, Extras, Guest, GuestConfig, Mount, Series, Stderr, Userland, kernels, net};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let series: Series = arguments.next().unwrap_or_else(|| "6.1".into()).parse()?;
+    let script = arguments
+        .next()
+        .unwrap_or_else(|| "uname -a; dmesg | tail -3".into());
+    let export = arguments.skip_while(|a| a != "--mount").nth(1);
+
+    let cache = Cache::open()?;
+    let kernel = kernels::fetch(&cache, series, &Stderr)?;
+    let userland = Userland::fetch(&cache, &Extras::default(), &Stderr)?;
+    let mut config = GuestConfig::new("client1", 1, kernel, userland);
+    let here = std::env::current_exe()?;
+    config.agent = here
+        .parent()
+        .and_then(|p| p.parent())
+        .map(|p| p.join("nfslab-guest"));
+    config.console_log = Some(std::env::temp_dir().join("nfslab-console.log"));
+    config.network = Some(net::enter_namespace()?);
+    config
+        .mounts
+        .extend(export.map(|e| Mount::v3(format!("{}:{e}", net::SERVER), "/mnt")));
+
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let guest = Guest::boot(config, &cache).await.context("booting")?;
+        println!("booted: {:?}", guest.booted());
+        let output = guest.exec(&script, Duration::from_secs(60)).await?;
+        print!("{}{}", output.stdout, output.stderr);
+        println!("{}", output.status);
+        guest.shutdown().await?;
+        Ok(())
+    })
+}

@@ -1,0 +1,283 @@
+//! QEMU as a child process: its command line, its life, its end.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use command_fds::{CommandFdExt, FdMapping};
+use shared_child::SharedChild;
+use tokio::sync::oneshot;
+
+use crate::agent::MARKER;
+use crate::error::{Context, Error, Result, find_program};
+
+/// How the processor is run, once that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Kvm,
+    Tcg,
+}
+
+/// The descriptors that QEMU gets, by number.
+const CONSOLE_FD: i32 = 3;
+const LINK_FD: i32 = 4;
+const NETWORK_FD: i32 = 5;
+
+/// A machine to switch on.
+pub(crate) struct Machine {
+    pub(crate) engine: Engine,
+    pub(crate) memory_mib: u32,
+    pub(crate) vmlinuz: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    /// Further words for the kernel.
+    pub(crate) append: String,
+    /// The TAP device, and the last byte of the card's address.
+    pub(crate) network: Option<(OwnedFd, u8)>,
+}
+
+/// A machine that runs.
+pub(crate) struct Running {
+    pub(crate) child: Arc<SharedChild>,
+    /// Its first serial port: the console.
+    pub(crate) console: UnixStream,
+    /// Its second: the protocol.
+    pub(crate) link: UnixStream,
+    /// Tells how QEMU ended.
+    pub(crate) ended: oneshot::Receiver<String>,
+}
+
+/// Finds QEMU.
+pub(crate) fn program() -> Result<PathBuf> {
+    find_program("qemu-system-x86_64", "qemu-system-x86")
+}
+
+/// The kernel's command line. What is there for speed: `no_timer_check`,
+/// `tsc=reliable` and `nowatchdog` skip measurements that an emulated machine
+/// makes long; `mitigations=off` guards nothing here and costs.
+fn kernel_words(append: &str) -> String {
+    let words = [
+        "console=ttyS0",
+        "quiet",
+        // A panic ends the machine at once; so does an oops, which is never
+        // what a test wants to go on after.
+        "panic=-1",
+        "oops=panic",
+        "no_timer_check",
+        "tsc=reliable",
+        "nowatchdog",
+        "mitigations=off",
+        "random.trust_cpu=on",
+        "ipv6.disable=1",
+        "net.ifnames=0",
+    ];
+    format!("{} {MARKER}=1 {append}", words.join(" "))
+        .trim_end()
+        .to_owned()
+}
+
+fn arguments(machine: &Machine) -> Vec<String> {
+    let path = |p: &Path| p.display().to_string();
+    let mut words: Vec<String> = Vec::new();
+    let mut add = |parts: &[&str]| words.extend(parts.iter().map(|p| (*p).to_owned()));
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-smp",
+        "1",
+    ]);
+    add(match machine.engine {
+        Engine::Kvm => &["-accel", "kvm", "-cpu", "host"],
+        Engine::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+    });
+    add(&["-m", &machine.memory_mib.to_string()]);
+    for (id, fd) in [("console", CONSOLE_FD), ("link", LINK_FD)] {
+        add(&[
+            "-chardev",
+            &format!("socket,id={id},fd={fd}"),
+            "-serial",
+            &format!("chardev:{id}"),
+        ]);
+    }
+    if let Some((_, last_byte)) = &machine.network {
+        add(&["-netdev", &format!("tap,id=net,fd={NETWORK_FD}")]);
+        // No boot ROM: nothing boots from the network here.
+        add(&[
+            "-device",
+            &format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:0a:4d:{last_byte:02x}"),
+        ]);
+    }
+    add(&[
+        "-kernel",
+        &path(&machine.vmlinuz),
+        "-initrd",
+        &path(&machine.initramfs),
+    ]);
+    add(&["-append", &kernel_words(&machine.append)]);
+    words
+}
+
+/// Switches a machine on. Needs no runtime, but one must exist to await its
+/// end.
+pub(crate) fn start(name: &str, machine: Machine) -> Result<Running> {
+    let program = program()?;
+    let pair = || UnixStream::pair().context(|| "creating a socket pair for QEMU".into());
+    let (console, console_theirs) = pair()?;
+    let (link, link_theirs) = pair()?;
+    let complaints = tempfile::tempfile().context(|| "creating a file for QEMU's messages".into())?;
+    let stderr = complaints
+        .try_clone()
+        .context(|| "duplicating a descriptor".into())?;
+
+    let mut command = Command::new(&program);
+    command
+        .args(arguments(&machine))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr);
+    let mut mappings = vec![
+        FdMapping {
+            parent_fd: console_theirs.into(),
+            child_fd: CONSOLE_FD,
+        },
+        FdMapping {
+            parent_fd: link_theirs.into(),
+            child_fd: LINK_FD,
+        },
+    ];
+    mappings.extend(machine.network.map(|(fd, _)| FdMapping {
+        parent_fd: fd,
+        child_fd: NETWORK_FD,
+    }));
+    command.fd_mappings(mappings).map_err(|e| Error::Io {
+        action: "handing descriptors to QEMU".into(),
+        source: io::Error::other(e.to_string()),
+    })?;
+    die_with_us(&mut command);
+    let (child, ended) = watch(name, command, complaints)?;
+    Ok(Running {
+        child,
+        console,
+        link,
+        ended,
+    })
+}
+
+/// The kernel tells the child when the *thread* that started it ends. So a
+/// thread of its own starts it and stays until it has ended: a runtime's
+/// threads come and go.
+fn watch(
+    name: &str,
+    mut command: Command,
+    complaints: File,
+) -> Result<(Arc<SharedChild>, oneshot::Receiver<String>)> {
+    let (tell_started, started) = std::sync::mpsc::channel();
+    let (tell_ended, ended) = oneshot::channel();
+    let life = move || {
+        let child = SharedChild::spawn(&mut command).map(Arc::new);
+        // Our copies of the child's descriptors go with it: only when every
+        // one is closed do we see the end of the console.
+        drop(command);
+        let waiting = child.as_ref().ok().cloned();
+        let _ = tell_started.send(child);
+        if let Some(child) = waiting {
+            let status = child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
+            let _ = tell_ended.send(format!("QEMU ended ({status}){}", said(complaints)));
+        }
+    };
+    thread::Builder::new()
+        .name(format!("qemu-{name}"))
+        .spawn(life)
+        .context(|| "starting a thread for QEMU".into())?;
+    let child = started
+        .recv()
+        .map_err(|_| io::Error::other("its thread ended"))
+        .and_then(|c| c);
+    Ok((child.context(|| "starting QEMU".into())?, ended))
+}
+
+fn die_with_us(command: &mut Command) {
+    let us = std::process::id();
+    let prepare = move || {
+        // SAFETY: two plain system calls, allowed between fork and exec.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // We may have died before the call.
+            if libc::getppid() != us.cast_signed() {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// What QEMU wrote, for an error's text.
+fn said(mut complaints: File) -> String {
+    let mut text = String::new();
+    let read = complaints
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| complaints.take(4096).read_to_string(&mut text));
+    match read {
+        Ok(_) if !text.trim().is_empty() => format!(": {}", text.trim()),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(engine: Engine) -> Machine {
+        Machine {
+            engine,
+            memory_mib: 512,
+            vmlinuz: "/k".into(),
+            initramfs: "/i".into(),
+            append: "extra=1".into(),
+            network: None,
+        }
+    }
+
+    #[test]
+    fn the_command_line_says_what_was_asked() {
+        let words = arguments(&machine(Engine::Tcg)).join(" ");
+        for part in [
+            "-accel tcg,thread=multi -cpu max",
+            "-m 512",
+            "-kernel /k -initrd /i",
+            "-no-reboot",
+        ] {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+        assert!(words.ends_with("NFSLAB_GUEST=1 extra=1"), "{words}");
+        assert!(!words.contains("-netdev"));
+        assert!(
+            arguments(&machine(Engine::Kvm))
+                .join(" ")
+                .contains("-accel kvm -cpu host")
+        );
+    }
+
+    #[test]
+    fn each_guest_has_a_card_of_its_own() {
+        let tap = File::open("/dev/null").unwrap().into();
+        let words = arguments(&Machine {
+            network: Some((tap, 17)),
+            ..machine(Engine::Tcg)
+        })
+        .join(" ");
+        assert!(words.contains("mac=52:54:00:0a:4d:11"), "{words}");
+    }
+}
