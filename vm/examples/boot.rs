@@ -1,6 +1,7 @@
 //! Boots a kernel by hand: `cargo run -p nfslab-vm --example boot -- 6.1 'uname -a'`,
 //! or with a mount: `… -- 6.1 'ls /mnt' --mount /lab` once a server listens on
-//! 10.77.0.1 in this process's namespace. The small agent must be built:
+//! 10.77.0.1 in this process's namespace. `--append WORDS` goes to the kernel.
+//! The small agent must be built:
 //! `cargo build -p nfslab-vm`.
 
 use std::time::Duration;
@@ -14,7 +15,9 @@ fn main() -> Result<()> {
     let script = arguments
         .next()
         .unwrap_or_else(|| "uname -a; dmesg | tail -3".into());
-    let export = arguments.skip_while(|a| a != "--mount").nth(1);
+    let options: Vec<String> = arguments.collect();
+    let option = |name: &str| options.iter().skip_while(|a| *a != name).nth(1).cloned();
+    let export = option("--mount");
 
     let cache = Cache::open()?;
     let kernel = kernels::fetch(&cache, series, &Stderr)?;
@@ -26,6 +29,7 @@ fn main() -> Result<()> {
         .and_then(|p| p.parent())
         .map(|p| p.join("nfslab-guest"));
     config.console_log = Some(std::env::temp_dir().join("nfslab-console.log"));
+    config.kernel_args = option("--append").unwrap_or_default();
     config.network = Some(net::enter_namespace()?);
     config
         .mounts

@@ -186,7 +186,9 @@ mod tests {
         assert_eq!(fs::read_dir(cache.path("tmp")).unwrap().count(), 0);
 
         let path = cache
-            .build_dir("thing", |path| Ok(fs::write(path.join("whole"), "").unwrap()))
+            .build_dir("thing", |path| {
+                fs::write(path.join("whole"), "").context(|| "writing".into())
+            })
             .unwrap();
         assert!(path.join("whole").exists());
         cache.build_dir("thing", |_| panic!("built twice")).unwrap();
@@ -203,7 +205,7 @@ mod tests {
                     cache
                         .build_file("deep/file", |path| {
                             built.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                            Ok(fs::write(path, "x").unwrap())
+                            fs::write(path, "x").context(|| "writing".into())
                         })
                         .unwrap()
                 });

@@ -21,12 +21,12 @@ pub enum Error {
         mend: String,
     },
     /// The operating system refused.
-    #[error("{action}: {source}")]
+    #[error("{action}: {cause}")]
     Io {
         /// What was tried, and on what.
         action: String,
         /// The refusal.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A program that we ran failed.
     #[error("{program} failed ({status}): {stderr}")]
@@ -55,12 +55,12 @@ pub enum Error {
         problem: String,
     },
     /// The network namespace or a TAP device could not be set up.
-    #[error("network: {problem}: {source}\n{mend}")]
+    #[error("network: {problem}: {cause}\n{mend}")]
     Network {
         /// What was tried.
         problem: String,
         /// The refusal.
-        source: std::io::Error,
+        cause: std::io::Error,
         /// How to get it.
         mend: String,
     },
@@ -123,7 +123,7 @@ impl<T, E: Into<std::io::Error>> Context<T> for std::result::Result<T, E> {
     fn context(self, action: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|e| Error::Io {
             action: action(),
-            source: e.into(),
+            cause: e.into(),
         })
     }
 }

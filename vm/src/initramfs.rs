@@ -90,6 +90,7 @@ fn assemble(cache: &Cache, kernel: &Kernel, userland: &Userland, agent: &Path) -
         add_file(&mut image, &mut libraries, userland, &source, &merged(&target))?;
     }
     libraries.pack(&mut image)?;
+    image.link("usr/bin/sh", "dash");
     for applet in userland.applets()? {
         let taken = ["usr/bin", "usr/sbin"]
             .iter()
@@ -171,7 +172,7 @@ fn etc(image: &mut Image) {
     image.file("etc/hosts", 0o644, "127.0.0.1 localhost\n");
     image.file("etc/fstab", 0o644, "");
     image.file("etc/nfs.conf", 0o644, "");
-    image.file("etc/profile", 0o644, "export PS1='\\u@\\h:\\w# '\n");
+    image.file("etc/profile", 0o644, "PS1='\\u@\\h:\\w# '\n");
 }
 
 fn add_modules(image: &mut Image, dir: &Path) -> Result<()> {

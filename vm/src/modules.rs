@@ -21,7 +21,9 @@ pub(crate) struct Module {
 /// A kernel's folder of modules.
 struct Library {
     files: BTreeMap<String, PathBuf>,
-    builtin: BTreeSet<String>,
+    /// What the kernel has built in, if its package says so: since 7.2 none
+    /// does, and what has no file must be taken for built in.
+    builtin: Option<BTreeSet<String>>,
 }
 
 /// The modules to load, each after everything it depends on.
@@ -51,19 +53,23 @@ impl Library {
                 }
             }
         }
-        let builtin = fs::read_to_string(dir.join("modules.builtin")).unwrap_or_default();
-        let builtin = builtin
-            .lines()
-            .filter_map(|l| module_name(Path::new(l)))
-            .collect();
-        Ok(Self { files, builtin })
+        let builtin = fs::read_to_string(dir.join("modules.builtin")).ok();
+        let names = |text: String| text.lines().filter_map(|l| module_name(Path::new(l))).collect();
+        Ok(Self {
+            files,
+            builtin: builtin.map(names),
+        })
     }
 
     fn add(&self, name: &str, order: &mut Vec<Module>, depth: usize) -> Result<()> {
         /// Real chains are five deep; a circle would be a broken package.
         const DEEPEST: usize = 32;
         let name = name.replace('-', "_");
-        if self.builtin.contains(&name) || order.iter().any(|m| m.name == name) {
+        let built_in = match &self.builtin {
+            Some(names) => names.contains(&name),
+            None => !self.files.contains_key(&name),
+        };
+        if built_in || order.iter().any(|m| m.name == name) {
             return Ok(());
         }
         let path = self

@@ -53,7 +53,7 @@ pub fn enter_namespace() -> Result<Namespace> {
     if threads > 1 {
         return Err(Error::Network {
             problem: format!("entering a namespace with {threads} threads running"),
-            source: io::Error::other("the other threads would stay outside"),
+            cause: io::Error::other("the other threads would stay outside"),
             mend: "call enter_namespace first in main, before a runtime is started".into(),
         });
     }
@@ -83,10 +83,10 @@ fn enter_user_namespace() -> Result<()> {
     Ok(())
 }
 
-fn failed(problem: &str, source: impl Into<io::Error>) -> Error {
+fn failed(problem: &str, cause: impl Into<io::Error>) -> Error {
     Error::Network {
         problem: problem.to_owned(),
-        source: source.into(),
+        cause: cause.into(),
         mend: MEND.to_owned(),
     }
 }
@@ -108,7 +108,16 @@ impl Tap {
     pub(crate) fn open(_proof: Namespace, index: u8) -> Result<Self> {
         let name = format!("nfslab{index}");
         let address = guest_address(index);
-        let file = create(&name).map_err(|e| failed(&format!("creating the TAP device {name}"), e))?;
+        let file = create(&name).map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => Error::Network {
+                problem: format!("creating the TAP device {name}"),
+                cause: e,
+                mend: format!(
+                    "guest {index} still runs: await its shutdown or kill, or give the new one another index"
+                ),
+            },
+            _ => failed(&format!("creating the TAP device {name}"), e),
+        })?;
         ifconfig::set_address(&name, SERVER, 32)
             .and_then(|()| ifconfig::up(&name))
             .and_then(|()| ifconfig::add_host_route(address, &name))

@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use shared_child::SharedChild;
@@ -29,6 +30,9 @@ const CONSOLE_FD: i32 = 3;
 const LINK_FD: i32 = 4;
 const NETWORK_FD: i32 = 5;
 
+/// How long a killed QEMU is waited for.
+const LONGEST_DEATH: Duration = Duration::from_secs(2);
+
 /// A machine to switch on.
 pub(crate) struct Machine {
     pub(crate) engine: Engine,
@@ -41,9 +45,45 @@ pub(crate) struct Machine {
     pub(crate) network: Option<(OwnedFd, u8)>,
 }
 
+/// The QEMU process: this child of ours, and no other that its number may come
+/// to mean.
+pub(crate) struct Process {
+    child: SharedChild,
+    ended: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Process {
+    /// Ends it as a power failure would.
+    pub(crate) fn kill(&self) {
+        let _ = self.child.kill();
+    }
+
+    /// Ends it, and returns when it is gone, which takes milliseconds: only
+    /// then is its TAP device free again.
+    pub(crate) fn kill_and_wait(&self) {
+        self.kill();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(
+            self.changed
+                .wait_timeout_while(ended, LONGEST_DEATH, |ended| !*ended),
+        );
+    }
+
+    fn wait(&self) -> String {
+        let status = self
+            .child
+            .wait()
+            .map_or_else(|e| e.to_string(), |s| s.to_string());
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+        status
+    }
+}
+
 /// A machine that runs.
 pub(crate) struct Running {
-    pub(crate) child: Arc<SharedChild>,
+    pub(crate) child: Arc<Process>,
     /// Its first serial port: the console.
     pub(crate) console: UnixStream,
     /// Its second: the protocol.
@@ -59,7 +99,8 @@ pub(crate) fn program() -> Result<PathBuf> {
 
 /// The kernel's command line. What is there for speed: `no_timer_check`,
 /// `tsc=reliable` and `nowatchdog` skip measurements that an emulated machine
-/// makes long; `mitigations=off` guards nothing here and costs.
+/// makes long, `cryptomgr.notests` skips 0.4 s of self-tests, and
+/// `mitigations=off` guards nothing here and costs.
 fn kernel_words(append: &str) -> String {
     let words = [
         "console=ttyS0",
@@ -71,6 +112,7 @@ fn kernel_words(append: &str) -> String {
         "no_timer_check",
         "tsc=reliable",
         "nowatchdog",
+        "cryptomgr.notests",
         "mitigations=off",
         "random.trust_cpu=on",
         "ipv6.disable=1",
@@ -159,7 +201,7 @@ pub(crate) fn start(name: &str, machine: Machine) -> Result<Running> {
     }));
     command.fd_mappings(mappings).map_err(|e| Error::Io {
         action: "handing descriptors to QEMU".into(),
-        source: io::Error::other(e.to_string()),
+        cause: io::Error::other(e.to_string()),
     })?;
     die_with_us(&mut command);
     let (child, ended) = watch(name, command, complaints)?;
@@ -178,18 +220,25 @@ fn watch(
     name: &str,
     mut command: Command,
     complaints: File,
-) -> Result<(Arc<SharedChild>, oneshot::Receiver<String>)> {
+) -> Result<(Arc<Process>, oneshot::Receiver<String>)> {
     let (tell_started, started) = std::sync::mpsc::channel();
     let (tell_ended, ended) = oneshot::channel();
     let life = move || {
-        let child = SharedChild::spawn(&mut command).map(Arc::new);
+        let child = SharedChild::spawn(&mut command);
+        let child = child.map(|child| {
+            Arc::new(Process {
+                child,
+                ended: Mutex::new(false),
+                changed: Condvar::new(),
+            })
+        });
         // Our copies of the child's descriptors go with it: only when every
         // one is closed do we see the end of the console.
         drop(command);
         let waiting = child.as_ref().ok().cloned();
         let _ = tell_started.send(child);
         if let Some(child) = waiting {
-            let status = child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
+            let status = child.wait();
             let _ = tell_ended.send(format!("QEMU ended ({status}){}", said(complaints)));
         }
     };

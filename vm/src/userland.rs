@@ -19,8 +19,10 @@ use crate::kernels::{BOOKWORM, TRIXIE};
 use crate::progress::Progress;
 
 /// What every guest has.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 10] = [
+    "bash",
     "busybox-static",
+    "dash",
     "mount",
     "netbase",
     "nfs-common",
@@ -31,33 +33,31 @@ const PACKAGES: [&str; 8] = [
 ];
 
 /// The programs of them that go into the guest, wherever their package puts
-/// them. busybox provides the rest.
-const PROGRAMS: [&str; 15] = [
+/// them. busybox provides the rest. (Its own shell would prefer its own `ps`
+/// and `mount` to these; hence dash.)
+const PROGRAMS: [&str; 18] = [
+    "bash",
     "busybox",
+    "dash",
+    "dmesg",
+    "flock",
     "mount",
-    "umount",
     "mount.nfs",
-    "umount.nfs",
+    "ps",
     "rpc.statd",
-    "sm-notify",
-    "showmount",
     "rpcbind",
     "rpcinfo",
-    "flock",
-    "ps",
-    "strace",
-    "dmesg",
     "setpriv",
+    "showmount",
+    "sm-notify",
+    "strace",
+    "umount",
+    "umount.nfs",
+    "sysctl",
 ];
 
 /// Files of them that programs look for.
-const DATA: [&str; 5] = [
-    "etc/netconfig",
-    "etc/protocols",
-    "etc/services",
-    "etc/rpc",
-    "etc/ethertypes",
-];
+const DATA: [&str; 4] = ["etc/netconfig", "etc/protocols", "etc/services", "etc/rpc"];
 
 /// What a guest has beyond the usual tools.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

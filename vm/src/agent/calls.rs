@@ -1,7 +1,7 @@
 //! What the host asked for, done.
 
 use std::io;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,14 +63,11 @@ impl Agent {
             .read(true)
             .write(true)
             .open("/dev/ttyS0")?;
-        let size = format!("stty rows {rows} cols {columns} sane; exec sh -l");
-        let mut command = Command::new("setsid");
-        command.args(["-c", "sh", "-c", &size]).current_dir("/root");
-        command
-            .stdin(Stdio::from(console.try_clone()?))
-            .stdout(Stdio::from(console.try_clone()?));
-        command.stderr(Stdio::from(console));
-        self.spawn_on_terminal("shell", &mut command).map(Answer::Pid)
+        let size = format!("stty rows {rows} cols {columns} sane; exec bash -l");
+        let mut command = Command::new("sh");
+        command.args(["-c", &size]).current_dir("/root");
+        self.spawn_on_terminal("shell", &mut command, &console)
+            .map(Answer::Pid)
     }
 }
 

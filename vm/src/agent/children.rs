@@ -6,6 +6,7 @@
 //! is known whom to tell.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -63,7 +64,7 @@ impl Children {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a program in a process group of its own.
+    /// Starts a program, which the caller gave a process group of its own.
     fn start(&self, command: &mut Command, label: Option<&str>) -> io::Result<Started> {
         let mut state = self.state();
         if let Some(label) = label {
@@ -80,7 +81,7 @@ impl Children {
                 return Err(io::Error::other(format!("more than {MOST_LABELS} labels")));
             }
         }
-        let child = command.process_group(0).spawn()?;
+        let child = command.spawn()?;
         let pid = child.id().cast_signed();
         let (tell, ended) = channel();
         state.waiting.insert(pid, tell);
@@ -110,10 +111,7 @@ impl Children {
     /// Runs a program to its end or its deadline.
     pub(super) fn run(&self, command: &mut Command, deadline: Duration, limit: usize) -> io::Result<Output> {
         let until = Instant::now() + deadline;
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        piped(command);
         let mut started = self.start(command, None)?;
         let (stdout, stdout_end) = gather(started.child.stdout.take(), limit)?;
         let (stderr, stderr_end) = gather(started.child.stderr.take(), limit)?;
@@ -172,10 +170,7 @@ impl Agent {
 
     /// Starts a program under a label; its output and its end become events.
     pub(super) fn spawn(self: Arc<Self>, label: &str, command: &mut Command) -> io::Result<i32> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        piped(command);
         let mut started = self.children.start(command, Some(label))?;
         let outputs = [
             self.clone()
@@ -186,8 +181,28 @@ impl Agent {
         self.report_end(label, started, outputs)
     }
 
-    /// Starts a program that keeps its own terminal; only its end is an event.
-    pub(super) fn spawn_on_terminal(self: Arc<Self>, label: &str, command: &mut Command) -> io::Result<i32> {
+    /// Starts a program on a terminal, in a session of its own; only its end is
+    /// an event.
+    pub(super) fn spawn_on_terminal(
+        self: Arc<Self>,
+        label: &str,
+        command: &mut Command,
+        terminal: &File,
+    ) -> io::Result<i32> {
+        command
+            .stdin(terminal.try_clone()?)
+            .stdout(terminal.try_clone()?)
+            .stderr(terminal.try_clone()?);
+        let own_session = || {
+            // SAFETY: two plain system calls, allowed between fork and exec;
+            // descriptor 0 is the terminal by then.
+            match unsafe { libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 1) < 0 } {
+                true => Err(io::Error::last_os_error()),
+                false => Ok(()),
+            }
+        };
+        // SAFETY: the closure makes system calls only and allocates nothing.
+        unsafe { command.pre_exec(own_session) };
         let started = self.children.start(command, Some(label))?;
         self.report_end(label, started, [])
     }
@@ -239,6 +254,15 @@ impl Agent {
         })?;
         Ok(ended)
     }
+}
+
+/// A process group of its own, nothing to read, and outputs that we read.
+fn piped(command: &mut Command) {
+    command
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
 }
 
 /// What was gathered, and whether something did not fit.

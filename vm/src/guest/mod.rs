@@ -165,7 +165,7 @@ struct Launched {
 
 impl Drop for Launched {
     fn drop(&mut self) {
-        self.wire.kill();
+        self.wire.kill_and_wait();
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shared_child::SharedChild;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -16,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::events::{EventKind, EventLog};
 use crate::protocol::{Answer, Call, Lines, MAX_LINE, Message, Request, encode};
+use crate::qemu::Process;
 
 /// Console lines that an error carries.
 const TAIL: usize = 30;
@@ -51,7 +51,7 @@ pub(super) struct Wire {
     pending: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next_id: AtomicU64,
     state: Mutex<State>,
-    child: Arc<SharedChild>,
+    child: Arc<Process>,
 }
 
 #[derive(Default)]
@@ -115,7 +115,12 @@ impl Wire {
 
     /// Ends the machine at once: this child of ours, nothing else.
     pub(super) fn kill(&self) {
-        let _ = self.child.kill();
+        self.child.kill();
+    }
+
+    /// Ends the machine, and returns when it is gone.
+    pub(super) fn kill_and_wait(&self) {
+        self.child.kill_and_wait();
     }
 
     pub(super) fn set_ready(&self) {
@@ -264,7 +269,7 @@ impl Wire {
             tokio::spawn(async move {
                 let ended = life.wait_for(|l| matches!(l, Life::Ended(_)));
                 if tokio::time::timeout(PANIC_GRACE, ended).await.is_err() {
-                    let _ = child.kill();
+                    child.kill();
                 }
             });
         }
