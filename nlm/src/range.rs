@@ -28,6 +28,9 @@ impl Range {
         last: OFFSET_MAX,
     };
 
+    /// The first in the order of ranges.
+    pub(crate) const LEAST: Range = Range { start: 0, last: 0 };
+
     /// From the wire. A start beyond 2^63-1, or a length that runs past it, is [`TooBig`].
     pub fn from_wire(offset: u64, len: u64) -> Result<Range, TooBig> {
         if offset > OFFSET_MAX {

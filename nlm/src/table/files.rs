@@ -20,7 +20,7 @@ id! {
 }
 
 /// A borrowed file handle of at most [`FH_MAX`] bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Fh<'a>(&'a [u8]);
 
 impl<'a> Fh<'a> {

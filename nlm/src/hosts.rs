@@ -1,0 +1,210 @@
+//! The machines that ask for locks.
+//!
+//! A *peer* is an address: it is what is monitored, and what reboots. A *host* is a peer by one transport
+//! and version, at one of the server's addresses: it is what Linux makes part of a lock's owner
+//! (`nlmsvc_lookup_host`, fs/lockd/host.c), and where a GRANTED is sent. Hosts come into being with their
+//! first LOCK; the other procedures only look.
+
+use crate::Now;
+use crate::arena::{Arena, id};
+use crate::limits;
+use crate::short::ShortBytes;
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+id! {
+    /// A host.
+    pub(crate) struct HostId;
+}
+id! {
+    /// A peer.
+    pub(crate) struct PeerId;
+}
+
+/// How a call came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// In a datagram.
+    Udp,
+    /// On a connection.
+    Tcp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+        })
+    }
+}
+
+/// Where a call came from and how. Ports do not matter to locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostKey {
+    /// The client's address.
+    pub peer: IpAddr,
+    /// The address of the server that the client used.
+    pub server: IpAddr,
+    /// The transport.
+    pub transport: Transport,
+    /// The version of NLM.
+    pub version: u32,
+}
+
+/// Whether a peer is monitored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Monitored {
+    /// It is not.
+    #[default]
+    No,
+    /// statd does it.
+    ByStatd {
+        /// When that began.
+        since: Now,
+    },
+    /// Nobody does it, and the lock manager believes that it is done.
+    AsIf {
+        /// When that began.
+        since: Now,
+    },
+}
+
+impl Monitored {
+    /// Whether the lock manager believes that it is monitored.
+    pub fn is_believed(self) -> bool {
+        self != Monitored::No
+    }
+}
+
+/// What is known of an address.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    /// As it called itself in its latest LOCK.
+    pub(crate) name: ShortBytes,
+    pub(crate) monitored: Monitored,
+    /// Its state number according to the latest SM_NOTIFY.
+    pub(crate) state: Option<i32>,
+    pub(crate) locks: usize,
+    pub(crate) waits: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) key: HostKey,
+    pub(crate) peer: PeerId,
+}
+
+/// All hosts and peers.
+pub(crate) struct Hosts {
+    hosts: Arena<HostId, Host>,
+    peers: Arena<PeerId, Peer>,
+    /// Never iterated, and its hash is fixed.
+    by_key: HashMap<HostKey, HostId, FxBuildHasher>,
+    by_address: BTreeMap<IpAddr, PeerId>,
+}
+
+impl Hosts {
+    pub(crate) fn new() -> Self {
+        Hosts {
+            hosts: Arena::new(),
+            peers: Arena::new(),
+            by_key: HashMap::default(),
+            by_address: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn find(&self, key: &HostKey) -> Option<HostId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The host, known from now on; `None` if there is no room, see [`forget_all_but`](Self::forget_all_but).
+    pub(crate) fn find_or_add(&mut self, key: &HostKey, name: &[u8]) -> Option<HostId> {
+        if let Some(id) = self.find(key) {
+            let peer = self.hosts[id].peer;
+            let known = &mut self.peers[peer].name;
+            if known.as_slice() != name {
+                *known = name.into();
+            }
+            return Some(id);
+        }
+        if self.hosts.len() >= limits::HOSTS {
+            return None;
+        }
+        let peer = match self.by_address.get(&key.peer) {
+            Some(peer) => *peer,
+            None => {
+                let peer = self.peers.insert(Peer {
+                    address: key.peer,
+                    name: name.into(),
+                    monitored: Monitored::No,
+                    state: None,
+                    locks: 0,
+                    waits: 0,
+                });
+                self.by_address.insert(key.peer, peer);
+                peer
+            }
+        };
+        let id = self.hosts.insert(Host { key: *key, peer });
+        self.by_key.insert(*key, id);
+        Some(id)
+    }
+
+    /// Forgets every peer that is not in `needed`, with its hosts.
+    pub(crate) fn forget_all_but(&mut self, needed: &BTreeSet<PeerId>) {
+        let idle = |peer: &PeerId| !needed.contains(peer);
+        let hosts = self
+            .hosts
+            .iter_from(0)
+            .filter(|(_, h)| idle(&h.peer))
+            .map(|(id, _)| id);
+        for id in hosts.collect::<Vec<_>>() {
+            if let Some(host) = self.hosts.remove(id) {
+                self.by_key.remove(&host.key);
+            }
+        }
+        for id in self
+            .peers
+            .iter_from(0)
+            .map(|(id, _)| id)
+            .filter(idle)
+            .collect::<Vec<_>>()
+        {
+            if let Some(peer) = self.peers.remove(id) {
+                self.by_address.remove(&peer.address);
+            }
+        }
+    }
+
+    pub(crate) fn host(&self, id: HostId) -> &Host {
+        &self.hosts[id]
+    }
+
+    pub(crate) fn peer(&self, id: PeerId) -> &Peer {
+        &self.peers[id]
+    }
+
+    pub(crate) fn peer_mut(&mut self, id: PeerId) -> &mut Peer {
+        &mut self.peers[id]
+    }
+
+    pub(crate) fn peer_of(&self, host: HostId) -> PeerId {
+        self.hosts[host].peer
+    }
+
+    pub(crate) fn peer_at(&self, address: IpAddr) -> Option<PeerId> {
+        self.by_address.get(&address).copied()
+    }
+
+    /// Peers by address.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
+        self.by_address
+            .values()
+            .filter_map(|id| Some((*id, self.peers.get(*id)?)))
+    }
+}

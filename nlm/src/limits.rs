@@ -1,0 +1,20 @@
+//! Every limit of the lock service, in one place. Nothing here grows without one of them, because the
+//! peer may be hostile.
+
+/// Calls that wait for a worker. Beyond it calls are dropped unanswered, as by a full socket buffer; the
+/// client sends them again. Linux has no such number: the limit there is the buffers of its sockets.
+pub const QUEUED_CALLS: usize = 16_384;
+
+/// Locks held in the whole table. Beyond it LOCK is answered NLM4_DENIED_NOLOCKS.
+pub const HELD_LOCKS: usize = 16_000_000;
+
+/// Requests that wait for a lock. Beyond it a blocking LOCK is answered NLM4_DENIED_NOLOCKS.
+pub const WAITERS: usize = 131_072;
+
+/// Hosts (a host is a peer address with a transport, a version and a server address) and, apart from
+/// them, caller names. Beyond it, those without locks are forgotten; if there are none, LOCK is answered
+/// NLM4_DENIED_NOLOCKS.
+pub const HOSTS: usize = 65_536;
+
+/// Lock holders that are listed for one waiter.
+pub const HOLDERS_SHOWN: usize = 16;

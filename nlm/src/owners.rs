@@ -1,0 +1,130 @@
+//! Lock owners as numbers.
+//!
+//! What an owner is, is a policy ([`OwnerKey`](crate::personality::OwnerKey)); the table wants a number.
+//! An owner is here as long as it holds a lock or waits for one, and costs about 60 bytes.
+
+use crate::arena::Arena;
+use crate::hosts::HostId;
+use crate::short::ShortBytes;
+use crate::table::OwnerId;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use rustc_hash::FxHasher;
+use std::hash::Hasher;
+
+/// What a request says of its owner.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Identity<'a> {
+    /// The client host, as a number: by address or by name, whichever the policy says.
+    pub(crate) space: u32,
+    pub(crate) svid: i32,
+    pub(crate) oh: &'a [u8],
+}
+
+#[derive(Debug)]
+pub(crate) struct Owner {
+    space: u32,
+    pub(crate) svid: i32,
+    /// As in the first request.
+    pub(crate) oh: ShortBytes,
+    /// Where it asked from first.
+    pub(crate) host: HostId,
+    pub(crate) locks: u32,
+    pub(crate) waits: u32,
+}
+
+pub(crate) struct Owners {
+    owners: Arena<OwnerId, Owner>,
+    /// Never iterated, and its hash is fixed.
+    index: HashTable<OwnerId>,
+    /// Whether the owner handle is part of the identity.
+    by_oh: bool,
+}
+
+fn hash(space: u32, svid: i32, oh: Option<&[u8]>) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write_u64(u64::from(space) << 32 | u64::from(svid as u32));
+    if let Some(oh) = oh {
+        hasher.write(oh);
+    }
+    hasher.finish()
+}
+
+impl Owners {
+    pub(crate) fn new(by_oh: bool) -> Self {
+        Owners {
+            owners: Arena::new(),
+            index: HashTable::new(),
+            by_oh,
+        }
+    }
+
+    fn hash_of(by_oh: bool, owner: &Owner) -> u64 {
+        hash(owner.space, owner.svid, by_oh.then_some(&owner.oh))
+    }
+
+    pub(crate) fn find(&self, who: &Identity<'_>) -> Option<OwnerId> {
+        let hash = hash(who.space, who.svid, self.by_oh.then_some(who.oh));
+        let same = |id: &OwnerId| {
+            let owner = &self.owners[*id];
+            owner.space == who.space
+                && owner.svid == who.svid
+                && (!self.by_oh || owner.oh.as_slice() == who.oh)
+        };
+        self.index.find(hash, same).copied()
+    }
+
+    pub(crate) fn find_or_add(&mut self, who: &Identity<'_>, host: HostId) -> OwnerId {
+        if let Some(id) = self.find(who) {
+            return id;
+        }
+        let owner = Owner {
+            space: who.space,
+            svid: who.svid,
+            oh: who.oh.into(),
+            host,
+            locks: 0,
+            waits: 0,
+        };
+        let hash = Self::hash_of(self.by_oh, &owner);
+        let id = self.owners.insert(owner);
+        let (owners, by_oh) = (&self.owners, self.by_oh);
+        self.index
+            .insert_unique(hash, id, |id| Self::hash_of(by_oh, &owners[*id]));
+        id
+    }
+
+    /// Forgets the owner if it neither holds nor waits.
+    pub(crate) fn forget_if_idle(&mut self, id: OwnerId) {
+        let owner = &self.owners[id];
+        if owner.locks > 0 || owner.waits > 0 {
+            return;
+        }
+        let hash = Self::hash_of(self.by_oh, owner);
+        let (owners, by_oh) = (&self.owners, self.by_oh);
+        if let Entry::Occupied(found) = self.index.entry(
+            hash,
+            |other| *other == id,
+            |id| Self::hash_of(by_oh, &owners[*id]),
+        ) {
+            found.remove();
+        }
+        self.owners.remove(id);
+    }
+
+    pub(crate) fn owner(&self, id: OwnerId) -> &Owner {
+        &self.owners[id]
+    }
+
+    pub(crate) fn owner_mut(&mut self, id: OwnerId) -> &mut Owner {
+        &mut self.owners[id]
+    }
+
+    pub(crate) fn get(&self, id: OwnerId) -> Option<&Owner> {
+        self.owners.get(id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (OwnerId, &Owner)> {
+        self.owners.iter_from(0)
+    }
+}

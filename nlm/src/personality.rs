@@ -1,0 +1,201 @@
+//! How the lock service behaves where servers differ: a named set of policies, each with its source.
+//!
+//! What a policy means is told at its type; what the servers do is told in the table of
+//! [`Personality::by_name`]. A personality is plain data: take one and change a field to get a server
+//! that nobody has built.
+
+use std::time::Duration;
+
+/// A named set of policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Personality {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// Where its figures come from, in one sentence for a report.
+    pub source: &'static str,
+    /// How many calls are worked on at once. Linux's lockd is one thread.
+    pub workers: usize,
+    /// Whether and when a peer is monitored.
+    pub monitor: MonitorPolicy,
+    /// What a call to the local status monitor does when that is not well.
+    pub upcall: UpcallTimings,
+    /// What makes two requests the same owner's.
+    pub owner_key: OwnerKey,
+    /// What TEST says about the holder.
+    pub holder_shown: HolderShown,
+    /// What becomes of a lock when the client denies the GRANTED.
+    pub denied_grant: DeniedGrant,
+    /// GRANTED is sent again after this time without an answer.
+    pub regrant_unanswered: Duration,
+    /// GRANTED is sent again after this time when it could not be sent, or was answered "grace period".
+    pub regrant_failed: Duration,
+    /// How far a chain of waiters is followed in search of a deadlock; `None` is to its end. Linux stops
+    /// after ten owners (`MAX_DEADLK_ITERATIONS`, fs/locks.c).
+    pub deadlock_hops: Option<u32>,
+}
+
+/// Whether and when a peer is monitored (`SM_MON`) because of its LOCK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MonitorPolicy {
+    /// Inside the worker and before the lock is taken; a failure refuses the lock. Linux.
+    BeforeFatal,
+    /// After the lock was granted, without waiting; a failure changes nothing. FreeBSD and illumos.
+    AfterIgnored,
+    /// Never.
+    Never,
+}
+
+/// How long a call to the local status monitor takes, and what comes of it, when that is not well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpcallTimings {
+    /// The port mapper is asked for statd again after this time.
+    pub lookup_every: Duration,
+    /// How often it is asked.
+    pub lookups: u32,
+    /// How long an upcall lasts while statd is not registered.
+    pub absent_after: Duration,
+    /// What comes of that.
+    pub absent: AbsentOutcome,
+    /// How long an upcall lasts while statd does not answer. It always ends in a refusal.
+    pub silent_after: Duration,
+}
+
+/// What comes of an upcall that never found statd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbsentOutcome {
+    /// NLM4_DENIED_NOLOCKS; the next LOCK tries again.
+    NoLocks,
+    /// The lock is granted, and the peer counts as monitored from then on although nobody monitors it.
+    AsIfMonitored,
+}
+
+/// What makes two requests the same owner's. The `svid` always counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnerKey {
+    /// What stands for the client host.
+    pub host: HostBy,
+    /// Whether the owner handle counts too.
+    pub oh: bool,
+}
+
+/// What stands for the client host in an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostBy {
+    /// Its address, with the transport, the NLM version and the server's address. The name is ignored, so
+    /// two clients behind one address translation with equal svids are one owner. Linux.
+    Address,
+    /// The `caller_name`, wherever the call comes from. FreeBSD.
+    CallerName,
+}
+
+/// What TEST says about the holder of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HolderShown {
+    /// The lock manager's own process id and an empty owner handle. Linux.
+    Lockd {
+        /// That process id.
+        svid: i32,
+    },
+    /// The real owner.
+    Owner,
+}
+
+/// What becomes of a lock when the client denies the GRANTED, for instance because the process that had
+/// waited is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeniedGrant {
+    /// The request is dropped and the lock stays: nobody will ever unlock it. Linux up to 6.1.
+    Leak,
+    /// The lock is given back. Linux 6.6, FreeBSD, Ganesha. If the client denies because it had learned of
+    /// the lock from the answer to a repeated LOCK, it loses a lock that it believes to hold.
+    Unlock,
+}
+
+const LINUX: Personality = Personality {
+    name: "linux-6.1",
+    source: "measured on kernel servers 6.1.192 (absent: also 5.10.262, 6.12.117, 7.3.4; hung: also 7.3.4); \
+             the rest read from 6.1.166",
+    workers: 1,
+    monitor: MonitorPolicy::BeforeFatal,
+    upcall: UpcallTimings {
+        lookup_every: Duration::from_secs(3),
+        lookups: 20,
+        absent_after: Duration::from_millis(61_500),
+        absent: AbsentOutcome::AsIfMonitored,
+        silent_after: Duration::from_millis(60_500),
+    },
+    owner_key: OwnerKey {
+        host: HostBy::Address,
+        oh: false,
+    },
+    holder_shown: HolderShown::Lockd { svid: 1 },
+    denied_grant: DeniedGrant::Leak,
+    regrant_unanswered: Duration::from_secs(60),
+    regrant_failed: Duration::from_secs(10),
+    deadlock_hops: None,
+};
+
+const ALL: &[Personality] = &[
+    Personality {
+        name: "linux-5.0",
+        source: "read from the sources before \"remove the maximum number of retries in call_bind_status\" \
+                 (mainline 2023); not measured",
+        upcall: UpcallTimings {
+            lookups: 3,
+            absent_after: Duration::from_secs(6),
+            absent: AbsentOutcome::NoLocks,
+            ..LINUX.upcall
+        },
+        ..LINUX
+    },
+    LINUX,
+];
+
+impl Personality {
+    /// The personality with this name.
+    ///
+    /// | | statd absent | statd hung |
+    /// |---|---|---|
+    /// | `linux-5.0` | 6 s, then DENIED_NOLOCKS | 60.5 s, then DENIED_NOLOCKS |
+    /// | `linux-6.1` | 61.5 s, then GRANTED | 60.5 s, then DENIED_NOLOCKS |
+    pub fn by_name(name: &str) -> Option<Personality> {
+        ALL.iter().find(|p| p.name == name).cloned()
+    }
+
+    /// The names there are.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        ALL.iter().map(|p| p.name)
+    }
+
+    /// Every personality.
+    pub fn all() -> &'static [Personality] {
+        ALL
+    }
+}
+
+impl Default for Personality {
+    /// `linux-6.1`.
+    fn default() -> Self {
+        LINUX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_personality_is_found_by_its_name_and_says_where_it_comes_from() {
+        assert_eq!(
+            Personality::names().collect::<Vec<_>>(),
+            ["linux-5.0", "linux-6.1"]
+        );
+        for name in Personality::names() {
+            let p = Personality::by_name(name).unwrap();
+            assert!(p.name == name && !p.source.is_empty() && p.workers > 0);
+            // The lookups fit into the time that an upcall without statd lasts.
+            assert!(p.upcall.lookup_every * (p.upcall.lookups - 1) <= p.upcall.absent_after);
+        }
+        assert_eq!(Personality::by_name("linux-0.1"), None);
+    }
+}
