@@ -1,0 +1,94 @@
+//! What a call brings along besides its arguments.
+
+use proto::nfs3::Nfstime3;
+use rpc::xdr::DecodeError;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Largest READ or WRITE over TCP, in bytes: what Linux clients ask for at most.
+pub const TCP_PAYLOAD: u32 = 1 << 20;
+/// Largest READ or WRITE over UDP, in bytes, so that a reply fits one datagram. Linux knfsd has the same.
+pub const UDP_PAYLOAD: u32 = 32 << 10;
+
+/// Who asks: the ids of AUTH_SYS (RFC 5531, appendix A).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller<'a> {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Further groups.
+    pub groups: &'a [u32],
+}
+
+impl Caller<'_> {
+    /// Root.
+    pub const ROOT: Caller<'static> = Caller {
+        uid: 0,
+        gid: 0,
+        groups: &[],
+    };
+
+    /// Nobody in particular: what AUTH_NONE becomes. Every export replaces it by its anonymous ids, as Linux
+    /// knfsd does with the id -1 from any client.
+    pub const ANONYMOUS: Caller<'static> = Caller {
+        uid: u32::MAX,
+        gid: u32::MAX,
+        groups: &[],
+    };
+
+    /// Whether the caller is root.
+    pub fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+
+    /// Whether the caller belongs to `gid`.
+    pub fn in_group(&self, gid: u32) -> bool {
+        self.gid == gid || self.groups.contains(&gid)
+    }
+}
+
+/// The surroundings of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cx<'a> {
+    /// Who asks.
+    pub caller: Caller<'a>,
+    /// Wall time: what mtime, ctime and atime become.
+    pub now: Nfstime3,
+    /// From where.
+    pub peer: IpAddr,
+    /// Largest READ or WRITE that the transport carries: [`TCP_PAYLOAD`] or [`UDP_PAYLOAD`].
+    pub max_payload: u32,
+}
+
+impl<'a> Cx<'a> {
+    /// A call from this machine over TCP.
+    pub fn local(caller: Caller<'a>, now: Nfstime3) -> Self {
+        Cx {
+            caller,
+            now,
+            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            max_payload: TCP_PAYLOAD,
+        }
+    }
+
+    /// The same call by someone else: after squashing.
+    pub fn with_caller<'b>(&self, caller: Caller<'b>) -> Cx<'b> {
+        Cx {
+            caller,
+            now: self.now,
+            peer: self.peer,
+            max_payload: self.max_payload,
+        }
+    }
+}
+
+/// Why a call got no reply of its program: an accept status of the RPC layer (RFC 5531, section 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The program has no such procedure: `PROC_UNAVAIL`.
+    #[error("no such procedure")]
+    ProcUnavail,
+    /// The arguments are not the XDR that the procedure takes: `GARBAGE_ARGS`.
+    #[error("arguments: {0}")]
+    GarbageArgs(#[from] DecodeError),
+}

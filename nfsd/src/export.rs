@@ -1,0 +1,343 @@
+//! What is exported, to whom and as whom; and the way from a file handle to a file.
+
+use crate::cx::{Caller, Cx};
+use crate::handle::{FileKey, Handle, Handles};
+use crate::vfs::{Result, Vfs};
+use proto::nfs3::{Ftype3, Nfsstat3, Nfstime3};
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Which callers become the anonymous user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Squash {
+    /// None: `no_root_squash`. The default, because root in a test guest must work.
+    #[default]
+    None,
+    /// Root: `root_squash`.
+    Root,
+    /// Everyone: `all_squash`.
+    All,
+}
+
+/// Addresses with the same first bits, as in `10.77.0.0/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    addr: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// The addresses that agree with `addr` in the first `prefix` bits; none if there are not so many.
+    pub fn new(addr: IpAddr, prefix: u8) -> Option<Network> {
+        let bits = if addr.is_ipv4() { 32 } else { 128 };
+        (prefix <= bits).then_some(Network { addr, prefix })
+    }
+
+    /// Whether `peer` is one of them. An IPv4 address in IPv6 clothes counts as IPv4.
+    pub fn contains(&self, peer: IpAddr) -> bool {
+        let shared = match (self.addr.to_canonical(), peer.to_canonical()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        shared >= u32::from(self.prefix)
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Network, String> {
+        let wrong = || format!("{text}: expected an address or address/prefix");
+        let (addr, prefix) = match text.split_once('/') {
+            Some((addr, prefix)) => (addr, Some(prefix)),
+            None => (text, None),
+        };
+        let addr: IpAddr = addr.parse().map_err(|_| wrong())?;
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().map_err(|_| wrong())?,
+            None if addr.is_ipv4() => 32,
+            None => 128,
+        };
+        Network::new(addr, prefix).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.prefix)
+    }
+}
+
+/// How an export is given out; the names are those of exports(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// `ro`: nothing may be changed.
+    pub read_only: bool,
+    /// `no_root_squash`, `root_squash`, `all_squash`.
+    pub squash: Squash,
+    /// `anonuid`.
+    pub anon_uid: u32,
+    /// `anongid`.
+    pub anon_gid: u32,
+    /// Who may mount and use it; empty: everyone.
+    pub clients: Vec<Network>,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        ExportOptions {
+            read_only: false,
+            squash: Squash::None,
+            anon_uid: 65534,
+            anon_gid: 65534,
+            clients: Vec::new(),
+        }
+    }
+}
+
+/// A store under a name.
+#[derive(Clone)]
+pub struct Export {
+    /// Goes into every handle: keep it the same over restarts if handles are to survive them.
+    pub id: u32,
+    /// What clients mount: an absolute path such as `/lab`.
+    pub name: String,
+    /// What is behind it.
+    pub store: Arc<dyn Vfs>,
+    /// How.
+    pub options: ExportOptions,
+}
+
+impl Export {
+    /// A store under a name, with the default options.
+    pub fn new(id: u32, name: impl Into<String>, store: Arc<dyn Vfs>) -> Export {
+        Export {
+            id,
+            name: name.into(),
+            store,
+            options: ExportOptions::default(),
+        }
+    }
+
+    /// The same with other options.
+    pub fn with_options(mut self, options: ExportOptions) -> Export {
+        self.options = options;
+        self
+    }
+
+    /// Whether `peer` may use it.
+    pub fn admits(&self, peer: IpAddr) -> bool {
+        self.options.clients.is_empty() || self.options.clients.iter().any(|net| net.contains(peer))
+    }
+
+    /// Who the caller is here. The id -1 is nobody's anywhere.
+    pub fn squash<'a>(&self, caller: &Caller<'a>) -> Squashed<'a> {
+        let options = &self.options;
+        let anonymous = caller.uid == u32::MAX || options.squash == Squash::All;
+        if anonymous {
+            return Squashed {
+                uid: options.anon_uid,
+                gid: options.anon_gid,
+                groups: Cow::Borrowed(&[]),
+            };
+        }
+        let foreign = |gid: u32| gid == u32::MAX || (gid == 0 && options.squash == Squash::Root);
+        let group = |gid: u32| if foreign(gid) { options.anon_gid } else { gid };
+        Squashed {
+            uid: match caller.uid {
+                0 if options.squash == Squash::Root => options.anon_uid,
+                uid => uid,
+            },
+            gid: group(caller.gid),
+            groups: if caller.groups.iter().any(|&gid| foreign(gid)) {
+                caller.groups.iter().map(|&gid| group(gid)).collect()
+            } else {
+                Cow::Borrowed(caller.groups)
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Export")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A caller as an export sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Squashed<'a> {
+    uid: u32,
+    gid: u32,
+    groups: Cow<'a, [u32]>,
+}
+
+impl Squashed<'_> {
+    /// For the store.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller {
+            uid: self.uid,
+            gid: self.gid,
+            groups: &self.groups,
+        }
+    }
+}
+
+/// Why a set of exports cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExportError {
+    /// Names are absolute paths without empty parts, `.` or `..`.
+    #[error("export name {0:?}: expected an absolute path such as /lab")]
+    Name(String),
+    /// Two exports have the same name.
+    #[error("export {0} is there twice")]
+    SameName(String),
+    /// Two exports have the same id.
+    #[error("exports {0} and {1} have the same id")]
+    SameId(String, String),
+    /// Two different exports have the same fsid: a client would take them for one file system.
+    #[error("exports {0} and {1} have the same fsid")]
+    SameFsid(String, String),
+}
+
+/// A file that a handle led to.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The export it is in.
+    pub export: &'a Export,
+    /// The store's key of it.
+    pub file: FileKey,
+}
+
+impl<'a> Target<'a> {
+    /// Its store.
+    pub fn store(&self) -> &'a dyn Vfs {
+        &*self.export.store
+    }
+}
+
+/// All exports of a server, and the key of their handles.
+#[derive(Debug)]
+pub struct Exports {
+    handles: Handles,
+    list: Vec<Export>,
+}
+
+impl Exports {
+    /// These exports, with handles under this key. Export names lose a slash at the end.
+    pub fn new(handle_key: &[u8; 16], mut list: Vec<Export>) -> std::result::Result<Exports, ExportError> {
+        for export in &mut list {
+            let trimmed = export.name.trim_end_matches('/').len();
+            export.name.truncate(trimmed.max(1));
+            let proper = |part: &str| !matches!(part, "" | "." | "..");
+            let ok = match export.name.strip_prefix('/') {
+                Some("") => true,
+                Some(rest) => rest.split('/').all(proper),
+                None => false,
+            };
+            if !ok || export.name.contains('\0') || export.name.len() > proto::mount::MNTPATHLEN {
+                return Err(ExportError::Name(export.name.clone()));
+            }
+        }
+        for (i, a) in list.iter().enumerate() {
+            for b in list.iter().skip(i + 1) {
+                if a.name == b.name {
+                    return Err(ExportError::SameName(a.name.clone()));
+                }
+                if a.id == b.id {
+                    return Err(ExportError::SameId(a.name.clone(), b.name.clone()));
+                }
+                if a.store.fsid() == b.store.fsid() && !Arc::ptr_eq(&a.store, &b.store) {
+                    return Err(ExportError::SameFsid(a.name.clone(), b.name.clone()));
+                }
+            }
+        }
+        Ok(Exports {
+            handles: Handles::new(handle_key),
+            list,
+        })
+    }
+
+    /// In the order given.
+    pub fn list(&self) -> &[Export] {
+        &self.list
+    }
+
+    /// Where a handle leads, if it was made here. Whether the file still exists, its store will say.
+    pub fn resolve(&self, fh: &[u8]) -> Result<Target<'_>> {
+        let (id, file) = self.handles.open(fh)?;
+        // A good code and no such export: the handle is ours, from a time with other exports.
+        let export = self
+            .list
+            .iter()
+            .find(|e| e.id == id)
+            .ok_or(Nfsstat3::NFS3ERR_STALE)?;
+        Ok(Target { export, file })
+    }
+
+    /// The same for a call from `peer`: `NFS3ERR_ACCES` if the export is not for them.
+    pub fn resolve_for(&self, cx: &Cx<'_>, fh: &[u8]) -> Result<Target<'_>> {
+        let target = self.resolve(fh)?;
+        if target.export.admits(cx.peer) {
+            Ok(target)
+        } else {
+            Err(Nfsstat3::NFS3ERR_ACCES)
+        }
+    }
+
+    /// The handle of a file.
+    pub fn seal(&self, export: &Export, file: &FileKey) -> Handle {
+        self.handles.seal(export.id, file)
+    }
+
+    /// The handle of an export's root.
+    pub fn root_handle(&self, name: &str) -> Option<Handle> {
+        let export = self.list.iter().find(|e| e.name == name)?;
+        Some(self.seal(export, &export.store.root()))
+    }
+
+    /// The export that `path` is in, the longest name first, and what is left of the path.
+    pub fn find<'p>(&self, path: &'p [u8]) -> Option<(&Export, &'p [u8])> {
+        self.list
+            .iter()
+            .filter_map(|export| {
+                let rest = path.strip_prefix(export.name.trim_end_matches('/').as_bytes())?;
+                matches!(rest.first(), None | Some(b'/')).then_some((export, rest))
+            })
+            .max_by_key(|(export, _)| export.name.len())
+    }
+
+    /// Whether NLM may lock this file: it exists, is a regular file, and its export can be written to.
+    pub fn check_lockable(&self, fh: &[u8]) -> Result<()> {
+        let target = self.resolve(fh)?;
+        let cx = Cx::local(Caller::ROOT, Nfstime3::default());
+        match target.store().getattr(&cx, &target.file)?.ftype {
+            Ftype3::NF3REG if target.export.options.read_only => Err(Nfsstat3::NFS3ERR_ROFS),
+            Ftype3::NF3REG => Ok(()),
+            Ftype3::NF3DIR => Err(Nfsstat3::NFS3ERR_ISDIR),
+            _ => Err(Nfsstat3::NFS3ERR_INVAL),
+        }
+    }
+
+    /// A path for people to read, such as `/lab/w1.lock`: the export's name and one of the file's.
+    pub fn path_of(&self, fh: &[u8]) -> Option<String> {
+        let target = self.resolve(fh).ok()?;
+        let mut path = target.export.name.trim_end_matches('/').to_string();
+        path.push_str(&target.store().path_of(&target.file)?.escape_ascii().to_string());
+        Some(match path.strip_suffix('/') {
+            Some("") | None => path,
+            Some(root) => root.to_string(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
