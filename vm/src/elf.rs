@@ -78,6 +78,27 @@ pub(crate) fn module_depends(name: &str, data: &[u8]) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Whether a kernel can be started without its own loader: it has a note of
+/// the type `XEN_ELFNOTE_PHYS32_ENTRY`.
+pub(crate) fn has_pvh_entry(data: &[u8]) -> bool {
+    const PHYS32_ENTRY: u32 = 18;
+    let Ok(file) = parse("kernel", data) else {
+        return false;
+    };
+    let endian = file.endian();
+    file.elf_program_headers().iter().any(|header| {
+        let Ok(Some(mut notes)) = header.notes(endian, data) else {
+            return false;
+        };
+        while let Ok(Some(note)) = notes.next() {
+            if note.name() == b"Xen" && note.n_type(endian).0 == PHYS32_ENTRY {
+                return true;
+            }
+        }
+        false
+    })
+}
+
 /// The newest `GLIBC_2.N` that a C library defines. When two systems' programs
 /// share a guest, the newer library serves both.
 pub(crate) fn glibc_minor(data: &[u8]) -> u32 {

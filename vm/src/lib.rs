@@ -38,6 +38,7 @@ mod progress;
 pub mod protocol;
 mod qemu;
 pub mod userland;
+mod vmlinux;
 
 pub use accel::Accel;
 pub use apt::Mirror;

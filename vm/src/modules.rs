@@ -109,12 +109,9 @@ fn unpacked(path: &Path) -> Result<Vec<u8>> {
                 .context(what)?;
         }
         Some("zst") => {
-            let mut decoder =
-                ruzstd::decoding::StreamingDecoder::new(&*data).map_err(|e| Error::Malformed {
-                    what: path.display().to_string(),
-                    problem: e.to_string(),
-                })?;
-            decoder.read_to_end(&mut image).context(what)?;
+            zstd::Decoder::new(&*data)
+                .and_then(|mut d| d.read_to_end(&mut image))
+                .context(what)?;
         }
         _ => return Ok(data),
     }

@@ -37,7 +37,7 @@ const LONGEST_DEATH: Duration = Duration::from_secs(2);
 pub(crate) struct Machine {
     pub(crate) engine: Engine,
     pub(crate) memory_mib: u32,
-    pub(crate) vmlinuz: PathBuf,
+    pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     /// Further words for the kernel.
     pub(crate) append: String,
@@ -138,7 +138,8 @@ fn arguments(machine: &Machine) -> Vec<String> {
     ]);
     add(match machine.engine {
         Engine::Kvm => &["-accel", "kvm", "-cpu", "host"],
-        Engine::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+        // Without five-level page tables: emulated, each level costs.
+        Engine::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,-la57"],
     });
     add(&["-m", &machine.memory_mib.to_string()]);
     for (id, fd) in [("console", CONSOLE_FD), ("link", LINK_FD)] {
@@ -159,7 +160,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
     }
     add(&[
         "-kernel",
-        &path(&machine.vmlinuz),
+        &path(&machine.kernel),
         "-initrd",
         &path(&machine.initramfs),
     ]);
@@ -292,7 +293,7 @@ mod tests {
         Machine {
             engine,
             memory_mib: 512,
-            vmlinuz: "/k".into(),
+            kernel: "/k".into(),
             initramfs: "/i".into(),
             append: "extra=1".into(),
             network: None,
@@ -303,7 +304,7 @@ mod tests {
     fn the_command_line_says_what_was_asked() {
         let words = arguments(&machine(Engine::Tcg)).join(" ");
         for part in [
-            "-accel tcg,thread=multi -cpu max",
+            "-accel tcg,thread=multi -cpu max,-la57",
             "-m 512",
             "-kernel /k -initrd /i",
             "-no-reboot",

@@ -29,6 +29,7 @@ use crate::protocol::{
 };
 use crate::qemu::{self, Engine, Machine};
 use crate::userland::Userland;
+use crate::vmlinux;
 
 /// What a script's outputs may hold, each.
 const OUTPUT_LIMIT: usize = 1 << 20;
@@ -536,7 +537,7 @@ impl Launched {
 
 /// Switches a machine on.
 async fn launch(config: &GuestConfig, cache: &Cache, engine: Engine) -> Result<Launched> {
-    let initramfs = prepare(config, cache).await?;
+    let (kernel, initramfs) = prepare(config, cache).await?;
     let console_log = config.console_log.as_deref().map(create).transpose()?;
     let network = match config.network {
         Some(proof) => Some((Tap::open(proof, config.index)?.into_fd(), config.index)),
@@ -545,7 +546,7 @@ async fn launch(config: &GuestConfig, cache: &Cache, engine: Engine) -> Result<L
     let machine = Machine {
         engine,
         memory_mib: config.memory_mib,
-        vmlinuz: config.kernel.vmlinuz.clone(),
+        kernel,
         initramfs,
         append: config.kernel_args.clone(),
         network,
@@ -559,17 +560,21 @@ async fn launch(config: &GuestConfig, cache: &Cache, engine: Engine) -> Result<L
     })
 }
 
-/// Builds the initramfs, which may take a second, off the runtime's threads.
-async fn prepare(config: &GuestConfig, cache: &Cache) -> Result<PathBuf> {
+/// Unpacks the kernel and builds the initramfs, unless the cache has them. That
+/// may take a second, so it is done off the runtime's threads.
+async fn prepare(config: &GuestConfig, cache: &Cache) -> Result<(PathBuf, PathBuf)> {
     let (cache, kernel, userland) = (cache.clone(), config.kernel.clone(), config.userland.clone());
     let agent = match &config.agent {
         Some(path) => path.clone(),
         None => std::env::current_exe().context(|| "finding our own executable".into())?,
     };
-    let built =
-        tokio::task::spawn_blocking(move || initramfs::build(&cache, &kernel, &userland, &agent)).await;
+    let work = move || {
+        let image = vmlinux::bootable(&cache, &kernel);
+        Ok((image, initramfs::build(&cache, &kernel, &userland, &agent)?))
+    };
+    let built = tokio::task::spawn_blocking(work).await;
     built.map_err(|e| Error::Malformed {
-        what: "building the initramfs".into(),
+        what: "preparing a boot".into(),
         problem: e.to_string(),
     })?
 }
