@@ -4,7 +4,6 @@
 //! them come out the same in every run. An id means nothing once its thing has been removed.
 
 use std::marker::PhantomData;
-use std::ops::{Index, IndexMut};
 
 /// A place in an [`Arena`].
 pub(crate) trait Id: Copy {
@@ -107,6 +106,23 @@ impl<I: Id, T> Arena<I, T> {
         }
     }
 
+    /// The thing with this id, which must be there. A wrong id is a mistake in this crate, never something
+    /// that a peer sent.
+    pub(crate) fn at(&self, id: I) -> &T {
+        match self.places.get(id.place()) {
+            Some(Place::Full(value)) => value,
+            _ => unreachable!("place {} of the arena is empty", id.place()),
+        }
+    }
+
+    /// [`at`](Self::at), to be changed.
+    pub(crate) fn at_mut(&mut self, id: I) -> &mut T {
+        match self.places.get_mut(id.place()) {
+            Some(Place::Full(value)) => value,
+            _ => unreachable!("place {} of the arena is empty", id.place()),
+        }
+    }
+
     /// All of them from place `from` on, in the order of their ids.
     pub(crate) fn iter_from(&self, from: usize) -> impl Iterator<Item = (I, &T)> {
         self.places
@@ -117,27 +133,6 @@ impl<I: Id, T> Arena<I, T> {
                 Place::Full(value) => Some((I::new(place as u32), value)),
                 Place::Free { .. } => None,
             })
-    }
-}
-
-/// Only an id of this arena, of a thing that is still there, may be used: anything else is a mistake
-/// in this crate, never something that a peer sent.
-impl<I: Id, T> Index<I> for Arena<I, T> {
-    type Output = T;
-    fn index(&self, id: I) -> &T {
-        match self.places.get(id.place()) {
-            Some(Place::Full(value)) => value,
-            _ => unreachable!("place {} of the arena is empty", id.place()),
-        }
-    }
-}
-
-impl<I: Id, T> IndexMut<I> for Arena<I, T> {
-    fn index_mut(&mut self, id: I) -> &mut T {
-        match self.places.get_mut(id.place()) {
-            Some(Place::Full(value)) => value,
-            _ => unreachable!("place {} of the arena is empty", id.place()),
-        }
     }
 }
 

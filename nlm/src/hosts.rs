@@ -125,8 +125,8 @@ impl Hosts {
     /// The host, known from now on; `None` if there is no room, see [`forget_all_but`](Self::forget_all_but).
     pub(crate) fn find_or_add(&mut self, key: &HostKey, name: &[u8]) -> Option<HostId> {
         if let Some(id) = self.find(key) {
-            let peer = self.hosts[id].peer;
-            let known = &mut self.peers[peer].name;
+            let peer = self.hosts.at(id).peer;
+            let known = &mut self.peers.at_mut(peer).name;
             if known.as_slice() != name {
                 *known = name.into();
             }
@@ -182,19 +182,19 @@ impl Hosts {
     }
 
     pub(crate) fn host(&self, id: HostId) -> &Host {
-        &self.hosts[id]
+        self.hosts.at(id)
     }
 
     pub(crate) fn peer(&self, id: PeerId) -> &Peer {
-        &self.peers[id]
+        self.peers.at(id)
     }
 
     pub(crate) fn peer_mut(&mut self, id: PeerId) -> &mut Peer {
-        &mut self.peers[id]
+        self.peers.at_mut(id)
     }
 
     pub(crate) fn peer_of(&self, host: HostId) -> PeerId {
-        self.hosts[host].peer
+        self.hosts.at(host).peer
     }
 
     pub(crate) fn peer_at(&self, address: IpAddr) -> Option<PeerId> {

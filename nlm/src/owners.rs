@@ -8,7 +8,6 @@ use crate::hosts::HostId;
 use crate::short::ShortBytes;
 use crate::table::OwnerId;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use rustc_hash::FxHasher;
 use std::hash::Hasher;
 
@@ -66,7 +65,7 @@ impl Owners {
     pub(crate) fn find(&self, who: &Identity<'_>) -> Option<OwnerId> {
         let hash = hash(who.space, who.svid, self.by_oh.then_some(who.oh));
         let same = |id: &OwnerId| {
-            let owner = &self.owners[*id];
+            let owner = self.owners.at(*id);
             owner.space == who.space
                 && owner.svid == who.svid
                 && (!self.by_oh || owner.oh.as_slice() == who.oh)
@@ -90,34 +89,29 @@ impl Owners {
         let id = self.owners.insert(owner);
         let (owners, by_oh) = (&self.owners, self.by_oh);
         self.index
-            .insert_unique(hash, id, |id| Self::hash_of(by_oh, &owners[*id]));
+            .insert_unique(hash, id, |id| Self::hash_of(by_oh, owners.at(*id)));
         id
     }
 
     /// Forgets the owner if it neither holds nor waits.
     pub(crate) fn forget_if_idle(&mut self, id: OwnerId) {
-        let owner = &self.owners[id];
+        let owner = self.owners.at(id);
         if owner.locks > 0 || owner.waits > 0 {
             return;
         }
         let hash = Self::hash_of(self.by_oh, owner);
-        let (owners, by_oh) = (&self.owners, self.by_oh);
-        if let Entry::Occupied(found) = self.index.entry(
-            hash,
-            |other| *other == id,
-            |id| Self::hash_of(by_oh, &owners[*id]),
-        ) {
+        if let Ok(found) = self.index.find_entry(hash, |other| *other == id) {
             found.remove();
         }
         self.owners.remove(id);
     }
 
     pub(crate) fn owner(&self, id: OwnerId) -> &Owner {
-        &self.owners[id]
+        self.owners.at(id)
     }
 
     pub(crate) fn owner_mut(&mut self, id: OwnerId) -> &mut Owner {
-        &mut self.owners[id]
+        self.owners.at_mut(id)
     }
 
     pub(crate) fn get(&self, id: OwnerId) -> Option<&Owner> {

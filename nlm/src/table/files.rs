@@ -6,7 +6,6 @@
 use super::tree::NodeId;
 use crate::arena::{Arena, Id, id};
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use rustc_hash::FxHasher;
 use std::fmt;
 use std::hash::Hasher;
@@ -107,7 +106,7 @@ impl Files {
 
     pub(crate) fn find(&self, fh: Fh<'_>) -> Option<FileId> {
         self.index
-            .find(hash(fh.0), |id| self.files[*id].handle.as_fh() == fh)
+            .find(hash(fh.0), |id| self.files.at(*id).handle.as_fh() == fh)
             .copied()
     }
 
@@ -119,19 +118,15 @@ impl Files {
         });
         let files = &self.files;
         self.index
-            .insert_unique(hash(fh.0), id, |id| hash(files[*id].handle.as_fh().0));
+            .insert_unique(hash(fh.0), id, |id| hash(files.at(*id).handle.as_fh().0));
         id
     }
 
     pub(crate) fn remove(&mut self, id: FileId) {
         let Some(file) = self.files.remove(id) else { return };
         let hash = hash(file.handle.as_fh().0);
-        let files = &self.files;
-        if let Entry::Occupied(found) = self.index.entry(
-            hash,
-            |other| *other == id,
-            |id| self::hash(files[*id].handle.as_fh().0),
-        ) {
+        // Not `entry`: that may grow the index, and would then look for the file that is gone.
+        if let Ok(found) = self.index.find_entry(hash, |other| *other == id) {
             found.remove();
         }
     }
@@ -141,11 +136,11 @@ impl Files {
     }
 
     pub(crate) fn root(&self, id: FileId) -> Option<NodeId> {
-        self.files[id].root
+        self.files.at(id).root
     }
 
     pub(crate) fn set_root(&mut self, id: FileId, root: Option<NodeId>) {
-        self.files[id].root = root;
+        self.files.at_mut(id).root = root;
     }
 
     pub(crate) fn iter_from(&self, from: Option<FileId>) -> impl Iterator<Item = (FileId, &File)> {

@@ -286,3 +286,19 @@ fn a_conflict_is_found_behind_a_thousand_locks_of_the_asker() {
     );
     assert_eq!(table.conflict(fh(), A, Range::WHOLE_FILE, Shared), None);
 }
+
+#[test]
+fn many_files_come_and_go() {
+    let mut table = LockTable::new();
+    let name = |n: u32| n.to_be_bytes();
+    for n in 0..3_000_u32 {
+        let _ = table.set(Fh::new(&name(n)).unwrap(), A, r(0, 9), Exclusive, NOW);
+        if n >= 100 {
+            assert!(table.unset(Fh::new(&name(n - 100)).unwrap(), A, r(0, 9)).freed);
+        }
+    }
+    assert_eq!((table.files(), table.len()), (100, 100));
+    table.check().unwrap();
+    table.release_owner(A, |_, _| {});
+    assert!(table.is_empty());
+}

@@ -192,7 +192,7 @@ impl Forest {
     }
 
     fn insert_below(&mut self, at: NodeId, entry: Entry) -> Option<Branch> {
-        let (index, child) = match &mut self.nodes[at] {
+        let (index, child) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
                 let index = entries.partition_point(|e| e.key() < entry.key());
                 let tail = insert_or_split(entries, index, entry, LEAF_CAP)?;
@@ -210,7 +210,7 @@ impl Forest {
         };
         let right = self.insert_below(child, entry)?;
         let left = self.branch(child);
-        let Node::Inner(branches) = &mut self.nodes[at] else {
+        let Node::Inner(branches) = self.nodes.at_mut(at) else {
             return None;
         };
         if let Some(branch) = branches.get_mut(index) {
@@ -228,7 +228,7 @@ impl Forest {
     /// The branch that leads to `node`, computed from what is there.
     fn branch(&self, node: NodeId) -> Branch {
         let mut reach = Reaches::NOTHING;
-        let first = match &self.nodes[node] {
+        let first = match self.nodes.at(node) {
             Node::Leaf(entries) => {
                 entries.iter().for_each(|e| reach.add(e));
                 entries.first().map(Entry::key)
@@ -249,7 +249,7 @@ impl Forest {
     pub(crate) fn get(&self, root: NodeId, key: Key) -> Option<Entry> {
         let mut at = root;
         loop {
-            match &self.nodes[at] {
+            match self.nodes.at(at) {
                 Node::Leaf(entries) => {
                     let index = entries.partition_point(|e| e.key() < key);
                     return entries.get(index).filter(|e| e.key() == key).copied();
@@ -265,7 +265,7 @@ impl Forest {
     /// Takes the entry with this key away; returns the root, `None` when the tree is gone.
     pub(crate) fn remove(&mut self, root: NodeId, key: Key) -> Option<NodeId> {
         self.remove_below(root, key);
-        match &self.nodes[root] {
+        match self.nodes.at(root) {
             Node::Inner(branches) => match branches.as_slice() {
                 [only] => {
                     let child = only.node;
@@ -292,7 +292,7 @@ impl Forest {
     }
 
     fn remove_below(&mut self, at: NodeId, key: Key) {
-        let (index, child) = match &mut self.nodes[at] {
+        let (index, child) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
                 let index = entries.partition_point(|e| e.key() < key);
                 if entries.get(index).is_some_and(|e| e.key() == key) {
@@ -315,7 +315,7 @@ impl Forest {
     fn mend(&mut self, at: NodeId, index: usize, child: NodeId) {
         let (len, cap) = self.size(child);
         let updated = (len > 0).then(|| self.branch(child));
-        let Node::Inner(branches) = &mut self.nodes[at] else {
+        let Node::Inner(branches) = self.nodes.at_mut(at) else {
             return;
         };
         let Some(updated) = updated else {
@@ -342,7 +342,7 @@ impl Forest {
 
     /// Number of things in a node, and how many there may be.
     fn size(&self, node: NodeId) -> (usize, usize) {
-        match &self.nodes[node] {
+        match self.nodes.at(node) {
             Node::Leaf(entries) => (entries.len(), LEAF_CAP),
             Node::Inner(branches) => (branches.len(), INNER_CAP),
         }
@@ -351,13 +351,13 @@ impl Forest {
     /// Moves all of `right` to the end of `left`, its neighbour at `index` of `at`.
     fn join(&mut self, at: NodeId, index: usize, left: NodeId, right: NodeId) {
         let moved = self.nodes.remove(right);
-        match (&mut self.nodes[left], moved) {
+        match (self.nodes.at_mut(left), moved) {
             (Node::Leaf(to), Some(Node::Leaf(from))) => to.extend(from),
             (Node::Inner(to), Some(Node::Inner(from))) => to.extend(from),
             _ => unreachable!("neighbours are at the same depth"),
         }
         let joined = self.branch(left);
-        let Node::Inner(branches) = &mut self.nodes[at] else {
+        let Node::Inner(branches) = self.nodes.at_mut(at) else {
             return;
         };
         branches.remove(index + 1);
@@ -373,7 +373,7 @@ impl Forest {
         wanted: &Wanted,
         see: &mut impl FnMut(&Entry) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        match &self.nodes[root] {
+        match self.nodes.at(root) {
             Node::Leaf(entries) => {
                 for entry in entries
                     .iter()
@@ -402,7 +402,7 @@ impl Forest {
         after: Option<Key>,
         see: &mut impl FnMut(&Entry) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        match &self.nodes[root] {
+        match self.nodes.at(root) {
             Node::Leaf(entries) => {
                 let from = after.map_or(0, |key| entries.partition_point(|e| e.key() <= key));
                 entries.iter().skip(from).try_for_each(see)
@@ -440,7 +440,7 @@ impl Forest {
     }
 
     fn check_below(&self, node: NodeId) -> Result<usize, String> {
-        let branches = match &self.nodes[node] {
+        let branches = match self.nodes.at(node) {
             Node::Leaf(entries) if entries.is_empty() => return Err("an empty leaf".to_owned()),
             Node::Leaf(_) => return Ok(1),
             Node::Inner(branches) => branches,
