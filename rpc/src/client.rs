@@ -231,6 +231,16 @@ impl Client {
         self.link.local
     }
 
+    /// The other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.link.peer
+    }
+
+    /// Whether the connection is there still, as far as is known.
+    pub fn is_open(&self) -> bool {
+        self.link.waiting().is_some()
+    }
+
     /// Calls and waits for the result, which the caller decodes.
     ///
     /// # Errors

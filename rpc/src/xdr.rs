@@ -349,6 +349,17 @@ impl Writer {
         self.len() - mark.inline - mark.spliced_len
     }
 
+    /// A copy of what was written since `mark`.
+    pub fn bytes_since(&self, mark: Mark) -> Bytes {
+        let mut copy = BytesMut::with_capacity(self.since(mark));
+        let mut skip = mark.inline + mark.spliced_len;
+        for piece in self.pieces() {
+            copy.put_slice(piece.get(skip..).unwrap_or_default());
+            skip = skip.saturating_sub(piece.len());
+        }
+        copy.freeze()
+    }
+
     /// Overwrites the four bytes that were written at `mark`.
     pub fn patch_u32(&mut self, mark: Mark, v: u32) {
         if let Some(slot) = self.inline.get_mut(mark.inline..mark.inline + 4) {
@@ -749,7 +760,9 @@ mod tests {
                 copied.u32(7);
                 copied.opaque(part);
             }
+            let copied_tail = spliced.bytes_since(mark);
             let tail = spliced.split_off(mark);
+            prop_assert_eq!(tail.bytes_since(Writer::new().mark()), copied_tail);
             spliced.append(tail);
             prop_assert_eq!(spliced.len(), copied.len());
             prop_assert_eq!(spliced.into_bytes(), copied.into_bytes());

@@ -1,0 +1,297 @@
+//! Commands on a running server.
+
+use super::output::{json, table};
+use super::{Done, Exit, OrExit, Output, runtime};
+use crate::control::api::{LockView, ServiceView};
+use crate::control::client::{Control, Endpoint};
+use crate::events::seconds;
+use anyhow::{Result, anyhow};
+use clap::{Args, Subcommand};
+use std::future::Future;
+
+/// Which server.
+#[derive(Debug, Args)]
+struct At {
+    /// The server's control API: ADDR:PORT or unix:PATH.
+    #[arg(long, global = true, env = "NFSLAB_CONTROL", value_name = "WHERE", default_value = Endpoint::DEFAULT)]
+    control: Endpoint,
+}
+
+impl At {
+    /// Runs `ask` against the server; a refusal is exit code 1.
+    fn ask<T, F: Future<Output = Result<T>>>(&self, ask: impl FnOnce(Control) -> F) -> Result<T, super::Stopped> {
+        let control = Control::new(self.control.clone()).or_exit(Exit::Broken)?;
+        runtime()?.block_on(ask(control)).or_exit(Exit::Failed)
+    }
+}
+
+/// `nfslab service`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nfslab service list\n  nfslab service statd absent\n  \
+                        nfslab service lockd slow 2s\n  nfslab service statd ok")]
+pub struct Service {
+    /// `list`, or a service: portmap, mount, nfs, lockd, statd.
+    #[arg(value_name = "SERVICE")]
+    service: String,
+    /// Its new condition: ok, absent, hung, or slow with a duration.
+    #[arg(value_name = "CONDITION")]
+    condition: Vec<String>,
+    #[command(flatten)]
+    at: At,
+}
+
+impl Service {
+    pub fn main(self, output: Output) -> Done {
+        let condition = self.condition.join(" ");
+        let services = match (self.service.as_str(), condition.is_empty()) {
+            ("list", true) => self.at.ask(|control| async move { control.services().await })?,
+            (name, true) => {
+                let error = anyhow!("{name} needs a condition: ok, absent, hung, or slow with a duration");
+                return Err(error).or_exit(Exit::Usage);
+            }
+            (name, false) => {
+                name.parse::<faults::Service>().or_exit(Exit::Usage)?;
+                condition.parse::<faults::Condition>().or_exit(Exit::Usage)?;
+                self.at.ask(|control| async move { control.set_service(name, &condition).await })?
+            }
+        };
+        print_services(&services, output);
+        Ok(Exit::Passed)
+    }
+}
+
+fn print_services(services: &[ServiceView], output: Output) {
+    match output {
+        Output::Json => json(&services),
+        Output::Text => {
+            let rows: Vec<_> = services
+                .iter()
+                .map(|s| vec![s.service.clone(), s.condition.clone(), s.port.to_string()])
+                .collect();
+            table(&["SERVICE", "CONDITION", "PORT"], &rows);
+        }
+    }
+}
+
+/// `nfslab peer`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nfslab peer list\n  nfslab peer forget web1\n  nfslab peer forget --all")]
+pub struct Peer {
+    #[command(subcommand)]
+    command: PeerCommand,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeerCommand {
+    /// List them.
+    List,
+    /// No longer count a peer as monitored: its next lock has it monitored anew.
+    Forget {
+        /// Its name or address.
+        #[arg(required_unless_present = "all")]
+        name: Option<String>,
+        /// Every one.
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+}
+
+impl Peer {
+    pub fn main(self, output: Output) -> Done {
+        match self.command {
+            PeerCommand::List => {
+                let peers = self.at.ask(|control| async move { control.peers().await })?;
+                if output == Output::Json {
+                    json(&peers);
+                    return Ok(Exit::Passed);
+                }
+                let rows: Vec<_> = peers
+                    .iter()
+                    .map(|p| {
+                        let since = p.since_ms.map_or("-".to_owned(), |ms| format!("{:.1} s", ms / 1000.0));
+                        vec![
+                            p.address.to_string(),
+                            p.name.clone(),
+                            p.monitored.clone(),
+                            since,
+                            p.locks.to_string(),
+                            p.waits.to_string(),
+                        ]
+                    })
+                    .collect();
+                table(&["ADDRESS", "NAME", "MONITORED BY", "SINCE", "LOCKS", "WAITS"], &rows);
+            }
+            PeerCommand::Forget { name, .. } => {
+                let ask = |control: Control| async move { control.forget(name.as_deref()).await };
+                let forgotten = self.at.ask(ask)?;
+                match output {
+                    Output::Json => json(&forgotten),
+                    Output::Text => println!("{} forgotten", forgotten.forgotten),
+                }
+            }
+        }
+        Ok(Exit::Passed)
+    }
+}
+
+/// `nfslab lock`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nfslab lock list\n  nfslab lock list --output json --limit 100")]
+pub struct Lock {
+    #[command(subcommand)]
+    command: LockCommand,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Subcommand)]
+enum LockCommand {
+    /// What is held, and who waits.
+    List {
+        /// At most so many.
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+        /// Go on behind this one (`next` of the page before).
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+}
+
+impl Lock {
+    pub fn main(self, output: Output) -> Done {
+        let LockCommand::List { limit, after } = self.command;
+        let page = self.at.ask(|control| async move { control.locks(after, limit).await })?;
+        if output == Output::Json {
+            json(&page);
+            return Ok(Exit::Passed);
+        }
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        for lock in &page.held {
+            rows.push([vec!["held".to_owned()], row(lock), vec![String::new()]].concat());
+        }
+        for waiter in &page.waiting {
+            let called = waiter.last_callback.as_ref().map_or(String::new(), |c| format!("; GRANTED: {c}"));
+            let detail = format!("waits for {}{called}", waiter.waits_for.join(", "));
+            rows.push([vec!["waits".to_owned()], row(&waiter.lock), vec![detail]].concat());
+        }
+        table(&["", "FILE", "CLIENT", "OWNER", "KIND", "RANGE", "SINCE", ""], &rows);
+        if let Some(next) = page.next {
+            println!("… {} held in all; go on with --after {next}", page.total);
+        }
+        Ok(Exit::Passed)
+    }
+}
+
+fn row(lock: &LockView) -> Vec<String> {
+    let range = match (lock.start, lock.len) {
+        (0, 0) => "whole file".to_owned(),
+        (start, 0) => format!("{start} to the end"),
+        (start, len) => format!("{start}+{len}"),
+    };
+    vec![
+        lock.path.clone(),
+        format!("{} ({})", lock.name, lock.peer),
+        lock.owner.clone(),
+        lock.kind.clone(),
+        range,
+        format!("{:.1} s", lock.since_ms / 1000.0),
+    ]
+}
+
+/// `nfslab events`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nfslab events\n  nfslab events --follow --output json")]
+pub struct EventsCommand {
+    /// Go on until interrupted.
+    #[arg(long)]
+    follow: bool,
+    /// Only those with a higher number.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    after: u64,
+    #[command(flatten)]
+    at: At,
+}
+
+impl EventsCommand {
+    pub fn main(self, output: Output) -> Done {
+        let (after, follow) = (self.after, self.follow);
+        self.at.ask(|control| async move {
+            if follow {
+                return control.follow(after, |event| {
+                    print_event(&event, output);
+                    true
+                })
+                .await;
+            }
+            control.events(after).await?.iter().for_each(|event| print_event(event, output));
+            Ok(())
+        })?;
+        Ok(Exit::Passed)
+    }
+}
+
+fn print_event(event: &serde_json::Value, output: Output) {
+    if output == Output::Json {
+        println!("{event}");
+        return;
+    }
+    let at = event.get("at_ms").and_then(serde_json::Value::as_f64).unwrap_or_default();
+    let sentence = event.get("sentence").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let kind = event.get("kind").and_then(serde_json::Value::as_str).unwrap_or_default();
+    println!("{:>10.3}  {kind:<24}  {sentence}", at / 1000.0);
+}
+
+/// `nfslab clock`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nfslab clock show\n  nfslab clock advance 60s")]
+pub struct Clock {
+    #[command(subcommand)]
+    command: ClockCommand,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClockCommand {
+    /// What it shows.
+    Show,
+    /// Move it forward: every timer that falls due does.
+    Advance {
+        /// By how much: 60s.
+        by: String,
+    },
+}
+
+impl Clock {
+    pub fn main(self, output: Output) -> Done {
+        let view = match self.command {
+            ClockCommand::Show => self.at.ask(|control| async move { control.clock().await })?,
+            ClockCommand::Advance { by } => {
+                humantime::parse_duration(&by).or_exit(Exit::Usage)?;
+                self.at.ask(|control| async move { control.advance(&by).await })?
+            }
+        };
+        match output {
+            Output::Json => json(&view),
+            Output::Text => println!("{}", seconds(view.now_ms)),
+        }
+        Ok(Exit::Passed)
+    }
+}
+
+/// `nfslab reset`.
+#[derive(Debug, Args)]
+pub struct Reset {
+    #[command(flatten)]
+    at: At,
+}
+
+impl Reset {
+    pub fn main(self, output: Output) -> Done {
+        let services = self.at.ask(|control| async move { control.reset().await })?;
+        print_services(&services, output);
+        Ok(Exit::Passed)
+    }
+}

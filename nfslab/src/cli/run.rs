@@ -1,0 +1,206 @@
+//! `nfslab run`.
+//!
+//! What needs the network (fetching kernels) is done first, outside. Then the process puts itself into a
+//! network namespace of its own, in which ports 111 and 2049 are free and nothing of the host can be
+//! touched; the namespace, the TAPs and the guests end with it. Several scenarios are several processes.
+
+use super::output::json;
+use super::{Done, Exit, OrExit, Output, Stopped, runtime, told_to_stop};
+use crate::scenario::file::Scenario;
+use crate::scenario::report::{self, Full, Verdict, Wanted};
+use crate::scenario::run::{Setting, run};
+use crate::scenario::timeline::Timeline;
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use vm::kernels::{self, Kernel, Series};
+use vm::{Cache, Extras, Progress, Userland};
+
+/// Flags of `nfslab run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nfslab run scenarios/frozen-processes.toml\n  \
+                        nfslab run --kernel 6.12 --pcap frozen.pcapng scenarios/frozen-processes.toml\n  \
+                        nfslab run --report junit=report.xml scenarios/*.toml")]
+pub struct Run {
+    /// Scenario files.
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<PathBuf>,
+    /// Boot this series in every guest, whatever the scenario says.
+    #[arg(long, value_name = "SERIES")]
+    kernel: Option<Series>,
+    /// For every hashed choice.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Record every RPC as pcapng.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Write a report: tap=FILE, junit=FILE or json=FILE. Repeatable.
+    #[arg(long, value_name = "FORM=FILE")]
+    report: Vec<Wanted>,
+    /// Keep consoles and timelines in this folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Shows long work: a moving line on a terminal, one line for each step elsewhere.
+pub struct Steps(Option<ProgressBar>);
+
+impl Steps {
+    pub fn new() -> Steps {
+        let bar = console::user_attended_stderr().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {msg}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        Steps(bar)
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Steps {
+    fn step(&self, what: &str) {
+        match &self.0 {
+            Some(bar) => bar.set_message(what.to_owned()),
+            None => eprintln!("{what}"),
+        }
+    }
+}
+
+/// Brings what guests need into the cache.
+pub fn prepare(cache: &Cache, series: impl IntoIterator<Item = Series>) -> Result<(Userland, BTreeMap<String, Kernel>)> {
+    let steps = Steps::new();
+    let userland = Userland::fetch(cache, &Extras::default(), &steps)?;
+    let mut fetched = BTreeMap::new();
+    for series in series {
+        fetched.insert(series.to_string(), kernels::fetch(cache, series, &steps)?);
+    }
+    Ok((userland, fetched))
+}
+
+impl Run {
+    pub fn main(self, output: Output) -> Done {
+        let scenarios: Vec<Scenario> =
+            self.scenarios.iter().map(|path| Scenario::read(path)).collect::<Result<_>>().or_exit(Exit::Usage)?;
+        if let Some(out) = &self.out {
+            let made = std::fs::create_dir_all(out);
+            made.with_context(|| format!("cannot make --out {}", out.display())).or_exit(Exit::Usage)?;
+        }
+        let verdicts = match scenarios.as_slice() {
+            [scenario] => vec![self.one(scenario)?],
+            _ => self.several()?,
+        };
+        for report in &self.report {
+            report.write(&verdicts).or_exit(Exit::Broken)?;
+        }
+        match output {
+            Output::Json => json(&verdicts),
+            Output::Text if verdicts.len() > 1 => {
+                println!();
+                for verdict in &verdicts {
+                    println!("{}  {}", if verdict.passed { "PASSED" } else { "FAILED" }, verdict.title);
+                }
+            }
+            Output::Text => {}
+        }
+        Ok(if verdicts.iter().all(|v| v.passed) { Exit::Passed } else { Exit::Failed })
+    }
+
+    /// Runs one scenario in this process.
+    fn one(&self, scenario: &Scenario) -> Result<Verdict, Stopped> {
+        let cache = Cache::open().or_exit(Exit::Broken)?;
+        let series = match self.kernel {
+            Some(series) => vec![series],
+            None => {
+                let parse = |c: &crate::scenario::file::Client| c.kernel.parse::<Series>();
+                scenario.clients.iter().map(parse).collect::<Result<_, _>>().or_exit(Exit::Usage)?
+            }
+        };
+        let (userland, kernels) = prepare(&cache, series).or_exit(Exit::Skipped)?;
+        let namespace = vm::net::enter_namespace().or_exit(Exit::Skipped)?;
+        let setting = Setting {
+            namespace,
+            cache,
+            userland,
+            kernels,
+            kernel: self.kernel.map(|series| series.to_string()),
+            seed: self.seed,
+            pcap: self.pcap.clone(),
+            out: self.out.clone(),
+        };
+        let timeline = Arc::new(Mutex::new(Timeline::to_stdout()));
+        let runtime = runtime()?;
+        let verdict = runtime.block_on(async {
+            tokio::select! {
+                verdict = run(scenario, &setting, timeline.clone()) => verdict,
+                _ = told_to_stop() => Err(anyhow!("interrupted: no verdict")),
+            }
+        });
+        // Whatever the interrupted run still held (guests, sockets) is dropped with the runtime.
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        let verdict = verdict.or_exit(Exit::Broken)?;
+        if let Some(out) = &self.out {
+            let timeline = timeline.lock();
+            let full = Full { verdict: &verdict, timeline: timeline.lines() };
+            let text = serde_json::to_vec_pretty(&full).or_exit(Exit::Broken)?;
+            std::fs::write(out.join("timeline.json"), text).or_exit(Exit::Broken)?;
+        }
+        Ok(verdict)
+    }
+
+    /// Runs each scenario in a process of its own: a namespace holds one server.
+    fn several(&self) -> Result<Vec<Verdict>, Stopped> {
+        let folder = tempfile::tempdir().or_exit(Exit::Broken)?;
+        let mut verdicts = Vec::new();
+        for (n, path) in self.scenarios.iter().enumerate() {
+            verdicts.push(self.child(path, &folder.path().join(format!("{n}.json")))?);
+        }
+        Ok(verdicts)
+    }
+
+    fn child(&self, scenario: &Path, report: &Path) -> Result<Verdict, Stopped> {
+        let name = scenario.file_stem().unwrap_or_default();
+        let mut command = Command::new(std::env::current_exe().or_exit(Exit::Broken)?);
+        command.arg("run").arg(scenario).arg(format!("--seed={}", self.seed));
+        command.arg("--report").arg(format!("json={}", report.display()));
+        if let Some(kernel) = &self.kernel {
+            command.arg(format!("--kernel={kernel}"));
+        }
+        if let Some(pcap) = &self.pcap {
+            command.arg("--pcap").arg(beside(pcap, &name.to_string_lossy()));
+        }
+        if let Some(out) = &self.out {
+            command.arg("--out").arg(out.join(name));
+        }
+        let status = command.status().or_exit(Exit::Broken)?;
+        match status.code() {
+            Some(0 | 1) => {}
+            Some(77) => return Err(anyhow!("{} was skipped", scenario.display())).or_exit(Exit::Skipped),
+            _ => return Err(anyhow!("{} ended with {status}", scenario.display())).or_exit(Exit::Broken),
+        }
+        let mut verdicts = report::read(report).or_exit(Exit::Broken)?;
+        Ok(verdicts.remove(0))
+    }
+}
+
+/// `frozen.pcapng` becomes `frozen-NAME.pcapng`: one capture for each scenario.
+fn beside(file: &Path, name: &str) -> PathBuf {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = file.extension().map_or(String::new(), |e| format!(".{}", e.to_string_lossy()));
+    file.with_file_name(format!("{stem}-{name}{extension}"))
+}

@@ -1,0 +1,84 @@
+//! `nfslab serve`.
+
+use super::{Done, Exit, OrExit, runtime, told_to_stop};
+use crate::control::client::Endpoint;
+use crate::server::{Config, ControlAt, ExportSpec, Ports, Server, personalities};
+use anyhow::anyhow;
+use clap::Args;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Flags of `nfslab serve`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Serve {
+    /// The address to listen on.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+    bind: IpAddr,
+    /// What can be mounted: a name, and mem for a tree in memory. Repeatable.
+    #[arg(long = "export", value_name = "NAME=mem", default_value = "/lab=mem")]
+    exports: Vec<ExportSpec>,
+    /// standard (NFS 2049, MOUNT 20048, NLM 32803, NSM 32765, portmap 111), auto (free ones), or a list such
+    /// as nfs=2049,portmap=0 in which what is left out is standard and 0 is a free port.
+    #[arg(long, value_name = "PORTS", default_value = "standard")]
+    ports: Ports,
+    /// The HTTP control API: ADDR:PORT, unix:PATH or none.
+    #[arg(long, value_name = "WHERE", default_value = Endpoint::DEFAULT)]
+    control: ControlAt,
+    /// How the lock service behaves where servers differ.
+    #[arg(long, value_name = "NAME", default_value = "linux-6.1")]
+    personality: String,
+    /// For every hashed choice, and for the key of the file handles.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// NLM grace period after the start.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    grace: u64,
+    /// Record every RPC as pcapng, with what was done to it.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Write the addresses taken to FILE (JSON) once every listener accepts.
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nfslab serve --ports auto --ready-file /tmp/nfslab.json
+  nfslab serve --bind 10.0.0.5 --export /a=mem --export /b=mem
+  mount -t nfs -o vers=3,tcp 127.0.0.1:/lab /mnt      (with the standard ports, as root)
+
+The control API on a running server (curl http://127.0.0.1:9049/v1/…):
+  GET /v1/services   PUT /v1/services/statd {\"condition\": \"absent\"}
+  GET /v1/peers      DELETE /v1/peers[/NAME]
+  GET /v1/locks      GET /v1/events[?after=N&follow=true]
+  GET /v1/clock      POST /v1/clock {\"advance\": \"60s\"}
+  POST /v1/reset     GET /healthz   GET /version";
+
+impl Serve {
+    pub fn main(self) -> Done {
+        let unknown = || {
+            anyhow!("--personality '{}' is not known: there are {}", self.personality, personalities())
+        };
+        let config = Config {
+            bind: self.bind,
+            personality: nlm::personality::Personality::by_name(&self.personality).ok_or_else(unknown).or_exit(Exit::Usage)?,
+            exports: self.exports,
+            ports: self.ports,
+            control: self.control,
+            seed: self.seed,
+            grace: Duration::from_secs(self.grace),
+            pcap: self.pcap,
+            ready_file: self.ready_file,
+            ..Config::default()
+        };
+        runtime()?.block_on(async {
+            let server = Server::start(config).await.or_exit(Exit::Failed)?;
+            eprintln!("{}", server.greeting());
+            told_to_stop().await.or_exit(Exit::Broken)?;
+            server.stop().await;
+            Ok(Exit::Passed)
+        })
+    }
+}

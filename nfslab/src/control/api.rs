@@ -1,0 +1,134 @@
+//! The bodies of the control API, as both of its ends see them.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// A service and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// portmap, mount, nfs, lockd or statd.
+    pub service: String,
+    /// ok, absent, hung or slow with a duration.
+    pub condition: String,
+    /// Where it listens (or would, if it is absent).
+    pub port: u16,
+}
+
+/// Sets how a service is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetService {
+    /// ok, absent, hung or slow with a duration.
+    pub condition: String,
+}
+
+/// A client host, as the lock service knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Its address.
+    pub address: IpAddr,
+    /// The name it gave.
+    pub name: String,
+    /// no, statd, or nobody: the lock service believes that it is monitored, and is wrong.
+    pub monitored: String,
+    /// Since when, in milliseconds on the server's clock.
+    pub since_ms: Option<f64>,
+    /// Locks that it holds.
+    pub locks: usize,
+    /// Requests of its that wait.
+    pub waits: usize,
+}
+
+/// How many peers were forgotten.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForgetView {
+    /// That many.
+    pub forgotten: usize,
+}
+
+/// A lock that is held.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LockView {
+    /// The file's path in its export, as far as it is known.
+    pub path: String,
+    /// The file's handle, in hexadecimal.
+    pub handle: String,
+    /// The client.
+    pub peer: IpAddr,
+    /// The name it gave.
+    pub name: String,
+    /// The owner's number at the client.
+    pub svid: i32,
+    /// The owner's handle, printable.
+    pub owner: String,
+    /// exclusive or shared.
+    pub kind: String,
+    /// First byte.
+    pub start: u64,
+    /// Number of bytes; 0 means to the end.
+    pub len: u64,
+    /// Since when, in milliseconds on the server's clock.
+    pub since_ms: f64,
+}
+
+/// A request that waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaiterView {
+    /// What is asked for; `since_ms` is when.
+    #[serde(flatten)]
+    pub lock: LockView,
+    /// Who is in the way.
+    pub waits_for: Vec<String>,
+    /// What came of the latest GRANTED, if there was one.
+    pub last_callback: Option<String>,
+}
+
+/// A page of the lock table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LockPage {
+    /// How many are held in all.
+    pub total: usize,
+    /// Those of this page.
+    pub held: Vec<LockView>,
+    /// Everyone who waits.
+    pub waiting: Vec<WaiterView>,
+    /// What to give as `after` for the next page; absent on the last.
+    pub next: Option<u64>,
+}
+
+/// The server's clock.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClockView {
+    /// Milliseconds since it started, plus what it was advanced by.
+    pub now_ms: f64,
+}
+
+/// Advances the clock.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetClock {
+    /// By how much: "60s".
+    pub advance: String,
+}
+
+/// What answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VersionView {
+    /// nfslab.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Default for VersionView {
+    fn default() -> Self {
+        VersionView { name: "nfslab".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+/// An error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong, where, and what would be right.
+    pub error: String,
+}

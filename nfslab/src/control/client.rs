@@ -1,0 +1,169 @@
+//! The other end of the control API: what the shell commands and the scenarios use.
+
+use super::api::{ClockView, ErrorBody, ForgetView, LockPage, PeerView, ServiceView, SetClock, SetService};
+use anyhow::{Context, Result, bail};
+use reqwest::{Method, RequestBuilder};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Where a server's control API is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// HTTP on a TCP port.
+    Tcp(SocketAddr),
+    /// HTTP on a socket in the file system.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Where it is unless told otherwise.
+    pub const DEFAULT: &'static str = "127.0.0.1:9049";
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("unix: needs a path, as in unix:/run/nfslab.sock".to_owned()),
+            Some(path) => Ok(Endpoint::Unix(path.into())),
+            None => text.parse().map(Endpoint::Tcp).map_err(|_| {
+                format!("'{text}' is neither ADDRESS:PORT, as in {}, nor unix:PATH", Endpoint::DEFAULT)
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Tcp(address) => write!(f, "{address}"),
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A control API to talk to.
+#[derive(Debug, Clone)]
+pub struct Control {
+    endpoint: Endpoint,
+    http: reqwest::Client,
+}
+
+impl Control {
+    /// Prepares; nothing is connected yet.
+    ///
+    /// # Errors
+    /// If the HTTP client cannot be made.
+    pub fn new(endpoint: Endpoint) -> Result<Control> {
+        let mut builder = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5));
+        if let Endpoint::Unix(path) = &endpoint {
+            builder = builder.unix_socket(path.clone());
+        }
+        Ok(Control { endpoint, http: builder.build()? })
+    }
+
+    /// Every service.
+    ///
+    /// # Errors
+    /// If nothing answers there, or what answers refuses. The same for all that follow.
+    pub async fn services(&self) -> Result<Vec<ServiceView>> {
+        self.ask(self.request(Method::GET, "/v1/services")).await
+    }
+
+    /// Sets a service's condition and returns every service.
+    pub async fn set_service(&self, service: &str, condition: &str) -> Result<Vec<ServiceView>> {
+        let body = SetService { condition: condition.to_owned() };
+        self.send(Method::PUT, &format!("/v1/services/{service}"), &body).await
+    }
+
+    /// Every peer of the lock service.
+    pub async fn peers(&self) -> Result<Vec<PeerView>> {
+        self.ask(self.request(Method::GET, "/v1/peers")).await
+    }
+
+    /// Has a peer no longer count as monitored; without a name, every one.
+    pub async fn forget(&self, name: Option<&str>) -> Result<ForgetView> {
+        let path = name.map_or("/v1/peers".to_owned(), |name| format!("/v1/peers/{name}"));
+        self.ask(self.request(Method::DELETE, &path)).await
+    }
+
+    /// A page of the lock table.
+    pub async fn locks(&self, after: u64, limit: usize) -> Result<LockPage> {
+        self.ask(self.request(Method::GET, &format!("/v1/locks?after={after}&limit={limit}"))).await
+    }
+
+    /// Advances the server's clock.
+    pub async fn advance(&self, by: &str) -> Result<ClockView> {
+        self.send(Method::POST, "/v1/clock", &SetClock { advance: by.to_owned() }).await
+    }
+
+    /// The server's clock.
+    pub async fn clock(&self) -> Result<ClockView> {
+        self.ask(self.request(Method::GET, "/v1/clock")).await
+    }
+
+    /// Puts everything back.
+    pub async fn reset(&self) -> Result<Vec<ServiceView>> {
+        self.ask(self.request(Method::POST, "/v1/reset")).await
+    }
+
+    /// The events kept with a number above `after`, as JSON.
+    pub async fn events(&self, after: u64) -> Result<Vec<serde_json::Value>> {
+        self.ask(self.request(Method::GET, &format!("/v1/events?after={after}"))).await
+    }
+
+    /// Those events and all that follow, until the server ends or `see` says `false`.
+    pub async fn follow(&self, after: u64, mut see: impl FnMut(serde_json::Value) -> bool) -> Result<()> {
+        let request = self.request(Method::GET, &format!("/v1/events?after={after}&follow=true"));
+        let mut response = request.send().await.with_context(|| self.nobody())?;
+        let mut text = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            text.extend_from_slice(&chunk);
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                let Some(data) = line.strip_prefix(b"data: ") else { continue };
+                if !see(serde_json::from_slice(data)?) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let host = match &self.endpoint {
+            Endpoint::Tcp(address) => address.to_string(),
+            Endpoint::Unix(_) => "nfslab".to_owned(),
+        };
+        self.http.request(method, format!("http://{host}{path}"))
+    }
+
+    async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> Result<T> {
+        self.ask(self.request(method, path).json(body)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let response = request.send().await.with_context(|| self.nobody())?;
+        if response.status().is_success() {
+            return response.json().await.with_context(|| format!("what answers at {} is not nfslab", self.endpoint));
+        }
+        let status = response.status();
+        match response.json::<ErrorBody>().await {
+            Ok(body) => bail!("{}", body.error),
+            Err(_) => bail!("{} answers {status}", self.endpoint),
+        }
+    }
+
+    fn nobody(&self) -> String {
+        format!(
+            "no nfslab server at {}: start one with `nfslab serve`, or name another with --control or \
+             NFSLAB_CONTROL",
+            self.endpoint
+        )
+    }
+}

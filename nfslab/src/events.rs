@@ -1,0 +1,258 @@
+//! What happened, in order: one log that the control API serves, the timeline prints and tests wait on.
+//!
+//! An event is a fact with its numbers, and it can say itself in a sentence ([`Event::sentence`]) for
+//! someone who has never heard of NLM. READ, WRITE and the other calls on files are counted, not logged;
+//! calls of the lock protocols and of MOUNT are logged one by one.
+
+use faults::{Condition, Service};
+use parking_lot::Mutex;
+use serde::{Serialize, Serializer};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast;
+
+/// How many events are kept for those who ask later.
+pub const KEPT: usize = 65_536;
+/// How far a subscriber may fall behind before it is told that it missed some.
+const SUBSCRIBER_BACKLOG: usize = 16_384;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Its number, counted from 1 without gaps.
+    pub n: u64,
+    /// When, in milliseconds since the server started, on the server's clock.
+    pub at_ms: f64,
+    /// What.
+    pub what: What,
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct View<'a> {
+            n: u64,
+            at_ms: f64,
+            #[serde(flatten)]
+            what: &'a What,
+            kind: String,
+            sentence: String,
+        }
+        let view =
+            View { n: self.n, at_ms: self.at_ms, what: &self.what, kind: self.kind(), sentence: self.sentence() };
+        view.serialize(serializer)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum What {
+    /// The server accepts calls.
+    Serving {
+        /// Where.
+        address: String,
+        /// What.
+        exports: Vec<String>,
+    },
+    /// A service's condition was set.
+    Service {
+        /// Which.
+        service: String,
+        /// How it is now.
+        condition: String,
+    },
+    /// A call arrived.
+    Call {
+        /// From where.
+        peer: IpAddr,
+        /// For which service.
+        service: &'static str,
+        /// The RFC's name of the procedure.
+        procedure: String,
+        /// The call's number at the client.
+        xid: u32,
+        /// What it asks, in words.
+        about: String,
+        /// Whether the same call is still being worked on: the client has asked again.
+        copy: bool,
+    },
+    /// A call was answered.
+    Reply {
+        /// To where.
+        peer: IpAddr,
+        /// By which service.
+        service: &'static str,
+        /// The RFC's name of the procedure.
+        procedure: String,
+        /// The call's number at the client.
+        xid: u32,
+        /// What the call asked, in words.
+        about: String,
+        /// The answer's status.
+        status: String,
+        /// How long the answer took, in milliseconds.
+        took_ms: f64,
+    },
+    /// A step inside the lock service.
+    Lockd {
+        /// A stable name for the kind of step.
+        step: &'static str,
+        /// The client it concerns.
+        peer: Option<IpAddr>,
+        /// The step in words.
+        text: String,
+    },
+    /// A call of ours to a client's lock manager.
+    Callback {
+        /// To where.
+        peer: IpAddr,
+        /// The RFC's name of the procedure.
+        procedure: &'static str,
+        /// What came of it.
+        outcome: String,
+        /// Whether it was delivered.
+        delivered: bool,
+    },
+    /// A step of the status monitor.
+    Statd {
+        /// A stable name for the kind of step.
+        step: &'static str,
+        /// The host it concerns.
+        host: String,
+        /// The step in words.
+        text: String,
+    },
+    /// Everything was put back.
+    Reset,
+}
+
+impl What {
+    /// A service's new condition.
+    pub fn condition(service: Service, condition: Condition) -> What {
+        What::Service { service: service.to_string(), condition: condition.to_string() }
+    }
+}
+
+impl Event {
+    /// The event in words.
+    pub fn sentence(&self) -> String {
+        match &self.what {
+            What::Serving { address, exports } => format!("serving {} on {address}", exports.join(", ")),
+            What::Service { service, condition } => match (service.as_str(), condition.as_str()) {
+                ("statd", "ok") => "statd (restart monitor) is running".to_owned(),
+                ("statd", "absent") => {
+                    "statd (restart monitor) is NOT running, and lockd cannot work without it".to_owned()
+                }
+                ("statd", "hung") => "statd (restart monitor) is stopped: it accepts, and never answers".to_owned(),
+                (service, condition) => format!("{service} is now: {condition}"),
+            },
+            What::Call { procedure, about, copy, .. } => {
+                let again = if *copy { "asks AGAIN, no answer yet: " } else { "" };
+                format!("{again}{procedure} {about}").trim_end().to_owned()
+            }
+            What::Reply { procedure, about, status, took_ms, .. } => {
+                format!("answers {procedure} {about}: {status}, after {}", seconds(*took_ms))
+            }
+            What::Lockd { text, .. } | What::Statd { text, .. } => text.clone(),
+            What::Callback { procedure, outcome, .. } => format!("calls the client back, {procedure}: {outcome}"),
+            What::Reset => "everything is put back as it was at the start".to_owned(),
+        }
+    }
+
+    /// The client that the event concerns.
+    pub fn peer(&self) -> Option<IpAddr> {
+        match &self.what {
+            What::Call { peer, .. } | What::Reply { peer, .. } | What::Callback { peer, .. } => Some(*peer),
+            What::Lockd { peer, .. } => *peer,
+            _ => None,
+        }
+    }
+
+    /// The stable name of its kind: the tag in JSON, with the step for services that have steps.
+    pub fn kind(&self) -> String {
+        match &self.what {
+            What::Serving { .. } => "serving".to_owned(),
+            What::Service { .. } => "service".to_owned(),
+            What::Call { .. } => "call".to_owned(),
+            What::Reply { .. } => "reply".to_owned(),
+            What::Lockd { step, .. } => format!("lockd/{step}"),
+            What::Callback { .. } => "callback".to_owned(),
+            What::Statd { step, .. } => format!("statd/{step}"),
+            What::Reset => "reset".to_owned(),
+        }
+    }
+}
+
+/// Milliseconds as a person reads them.
+pub fn seconds(ms: f64) -> String {
+    if ms < 1.0 {
+        format!("{:.0} µs", ms * 1000.0)
+    } else if ms < 1000.0 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{:.1} s", ms / 1000.0)
+    }
+}
+
+/// The log.
+#[derive(Debug)]
+pub struct EventLog {
+    kept: Mutex<Kept>,
+    live: broadcast::Sender<Arc<Event>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    last: u64,
+    events: VecDeque<Arc<Event>>,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        EventLog { kept: Mutex::default(), live: broadcast::channel(SUBSCRIBER_BACKLOG).0 }
+    }
+}
+
+impl EventLog {
+    /// Adds an event that happened at `at`.
+    pub fn add(&self, at: Duration, what: What) {
+        let mut kept = self.kept.lock();
+        kept.last += 1;
+        let event = Arc::new(Event { n: kept.last, at_ms: at.as_secs_f64() * 1000.0, what });
+        if kept.events.len() == KEPT {
+            kept.events.pop_front();
+        }
+        kept.events.push_back(event.clone());
+        // Under the lock, so that subscribers see the numbers in order; no subscriber is no error.
+        let _ = self.live.send(event);
+    }
+
+    /// Those kept with a number above `after`, and everything that follows, without a gap between.
+    pub fn since(&self, after: u64) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        let kept = self.kept.lock();
+        let past = kept.events.iter().filter(|event| event.n > after).cloned().collect();
+        (past, self.live.subscribe())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_past_and_the_live_events_join_without_a_gap() {
+        let log = EventLog::default();
+        log.add(Duration::ZERO, What::Reset);
+        log.add(Duration::from_millis(1500), What::condition(Service::Statd, Condition::Absent));
+        let (past, mut live) = log.since(1);
+        log.add(Duration::from_secs(2), What::Reset);
+        assert_eq!(past.iter().map(|e| e.n).collect::<Vec<_>>(), [2]);
+        assert_eq!(live.try_recv().unwrap().n, 3);
+        let json = serde_json::to_value(&*past[0]).unwrap();
+        assert_eq!(json["event"], "service");
+        assert_eq!(json["at_ms"], 1500.0);
+    }
+}

@@ -1,0 +1,482 @@
+//! A scenario as it stands in a file: the story, the server, the clients, and the steps.
+//!
+//! A step has one verb. Some act (`start`, `run`, `service`, `forget`, `advance`), the others watch, and
+//! fail the scenario if what they wait for does not come `within` their time. None sleeps.
+
+use anyhow::{Context, Result, bail};
+use regex::Regex;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a step may take unless it says otherwise.
+pub const WITHIN: Duration = Duration::from_secs(30);
+
+/// A whole scenario.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it shows, in one line.
+    pub title: String,
+    /// What a person sees.
+    pub symptom: String,
+    /// Why it is so.
+    pub cause: String,
+    /// How to find it in real life.
+    #[serde(default)]
+    pub find: String,
+    /// How to mend it in real life.
+    #[serde(default)]
+    pub mend: String,
+    /// The server.
+    #[serde(default)]
+    pub server: Server,
+    /// The clients: real kernels.
+    #[serde(default, rename = "client")]
+    pub clients: Vec<Client>,
+    /// What is done and what must be seen, in order.
+    #[serde(rename = "step")]
+    pub steps: Vec<Step>,
+}
+
+/// The server of a scenario.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// As `--export`.
+    pub exports: Vec<String>,
+    /// As `--personality`.
+    pub personality: String,
+    /// As `--grace`, in seconds.
+    pub grace: u64,
+    /// The condition of each service at the start; those left out are well.
+    pub services: BTreeMap<String, String>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            exports: vec!["/lab=mem".to_owned()],
+            personality: "linux-6.1".to_owned(),
+            grace: 0,
+            services: BTreeMap::new(),
+        }
+    }
+}
+
+/// A client of a scenario.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    /// Its host name, by which steps and the timeline call it.
+    pub name: String,
+    /// Its kernel's series; `--kernel` overrides it.
+    #[serde(default = "Client::kernel")]
+    pub kernel: String,
+    /// Seconds for `/proc/sys/fs/nfs/nlm_timeout`. 3 makes lockd complain after 18 s rather than 60.
+    pub nlm_timeout: Option<u32>,
+    /// What it mounts.
+    #[serde(default = "Client::mounts")]
+    pub mounts: Vec<Mount>,
+    /// Megabytes of memory.
+    #[serde(default = "Client::memory")]
+    pub memory_mib: u32,
+}
+
+impl Client {
+    fn kernel() -> String {
+        "6.1".to_owned()
+    }
+
+    fn mounts() -> Vec<Mount> {
+        vec![Mount {
+            export: "/lab".to_owned(),
+            at: "/mnt".to_owned(),
+            options: Mount::options(),
+        }]
+    }
+
+    fn memory() -> u32 {
+        512
+    }
+}
+
+/// A mount of a client.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// The export.
+    pub export: String,
+    /// Where.
+    pub at: String,
+    /// As for `mount -o`.
+    #[serde(default = "Mount::options")]
+    pub options: String,
+}
+
+impl Mount {
+    fn options() -> String {
+        "vers=3,tcp".to_owned()
+    }
+}
+
+/// A step, as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// What it does or shows, for a reader who knows nothing of NFS.
+    pub say: String,
+    /// How long it may take: "20s".
+    #[serde(default, with = "duration")]
+    within: Option<Duration>,
+    start: Option<Start>,
+    run: Option<Exec>,
+    service: Option<BTreeMap<String, String>>,
+    forget: Option<String>,
+    advance: Option<String>,
+    processes: Option<Processes>,
+    kernel_says: Option<KernelLine>,
+    kernel_silent: Option<KernelLine>,
+    prints: Option<Prints>,
+    exited: Option<Exited>,
+    event: Option<EventCount>,
+    replies: Option<Replies>,
+    locks: Option<Locks>,
+}
+
+/// What a step does.
+#[derive(Debug, Clone)]
+pub enum Verb {
+    /// Starts processes in a client and lets them run.
+    Start(Start),
+    /// Runs a script in a client to its end.
+    Run(Exec),
+    /// Sets conditions of services, through the control API.
+    Service(BTreeMap<String, String>),
+    /// Has the lock service forget that it monitors a peer ("all": every one).
+    Forget(String),
+    /// Advances the server's clock.
+    Advance(String),
+    /// Waits until processes are in a state.
+    Processes(Processes),
+    /// Waits until the client's kernel has printed a line.
+    KernelSays(KernelLine),
+    /// Checks that it has not.
+    KernelSilent(KernelLine),
+    /// Waits until processes have printed a line.
+    Prints(Prints),
+    /// Waits until processes have ended.
+    Exited(Exited),
+    /// Waits until the server has logged an event.
+    Event(EventCount),
+    /// Checks answers of the server.
+    Replies(Replies),
+    /// Waits until the lock table is so full.
+    Locks(Locks),
+}
+
+impl Step {
+    /// How long it may take.
+    pub fn within(&self) -> Duration {
+        self.within.unwrap_or(WITHIN)
+    }
+
+    /// Its verb.
+    ///
+    /// # Errors
+    /// If it has none, or more than one.
+    pub fn verb(&self) -> Result<Verb> {
+        let step = self.clone();
+        let verbs = [
+            step.start.map(Verb::Start),
+            step.run.map(Verb::Run),
+            step.service.map(Verb::Service),
+            step.forget.map(Verb::Forget),
+            step.advance.map(Verb::Advance),
+            step.processes.map(Verb::Processes),
+            step.kernel_says.map(Verb::KernelSays),
+            step.kernel_silent.map(Verb::KernelSilent),
+            step.prints.map(Verb::Prints),
+            step.exited.map(Verb::Exited),
+            step.event.map(Verb::Event),
+            step.replies.map(Verb::Replies),
+            step.locks.map(Verb::Locks),
+        ];
+        let mut verbs = verbs.into_iter().flatten();
+        match (verbs.next(), verbs.next()) {
+            (Some(verb), None) => Ok(verb),
+            _ => bail!(
+                "step \"{}\" must have exactly one of start, run, service, forget, advance, processes, \
+                 kernel_says, kernel_silent, prints, exited, event, replies, locks",
+                self.say
+            ),
+        }
+    }
+}
+
+/// `start`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// The client.
+    pub on: String,
+    /// The label by which later steps call them: LABEL-1, LABEL-2 …
+    pub label: String,
+    /// How many.
+    #[serde(default = "one")]
+    pub count: u32,
+    /// The shell script of each; `$N` is its number.
+    pub script: String,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// `run`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// The client.
+    pub on: String,
+    /// The shell script.
+    pub script: String,
+    /// The exit status that it must have.
+    #[serde(default)]
+    pub status: i32,
+    /// What its output must match.
+    #[serde(default, with = "pattern")]
+    pub prints: Option<Regex>,
+}
+
+/// `processes`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Processes {
+    /// The client.
+    pub on: String,
+    /// Which ones: the whole label must match.
+    #[serde(with = "whole")]
+    pub labels: Regex,
+    /// For how many labels it must be true.
+    pub count: usize,
+    /// The state letter: R, S, D, Z, T.
+    pub state: char,
+    /// A function that must be on the kernel stack.
+    pub stack: Option<String>,
+}
+
+/// `kernel_says` and `kernel_silent`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelLine {
+    /// The client.
+    pub on: String,
+    /// What the line must match.
+    #[serde(with = "some_pattern")]
+    pub line: Regex,
+}
+
+/// `prints`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prints {
+    /// The client.
+    pub on: String,
+    /// Which ones: the whole label must match.
+    #[serde(with = "whole")]
+    pub labels: Regex,
+    /// How many of them.
+    pub count: usize,
+    /// What the line must match.
+    #[serde(with = "some_pattern")]
+    pub line: Regex,
+}
+
+/// `exited`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exited {
+    /// The client.
+    pub on: String,
+    /// Which ones: the whole label must match.
+    #[serde(with = "whole")]
+    pub labels: Regex,
+    /// How many of them.
+    pub count: usize,
+    /// The exit status that each must have.
+    #[serde(default)]
+    pub status: i32,
+}
+
+/// `event`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventCount {
+    /// Its kind, as `nfslab events` prints it.
+    pub kind: String,
+    /// How often at least.
+    #[serde(default = "one")]
+    pub count: u32,
+}
+
+/// `replies`: every answer so far to a procedure.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replies {
+    /// The procedure: NLM_LOCK.
+    pub procedure: String,
+    /// How many at least.
+    #[serde(default = "one")]
+    pub count: u32,
+    /// What each one's status must match.
+    #[serde(default, with = "pattern")]
+    pub status: Option<Regex>,
+    /// How long each may have taken at most: "100ms".
+    #[serde(default, with = "duration")]
+    pub under: Option<Duration>,
+}
+
+/// `locks`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Locks {
+    /// How many are held.
+    pub held: usize,
+    /// How many requests wait.
+    pub waiting: usize,
+}
+
+mod duration {
+    use serde::{Deserialize, Deserializer, de::Error};
+    use std::time::Duration;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(d)?;
+        let wrong = |e| D::Error::custom(format!("'{text}' is not a duration such as \"20s\" or \"100ms\": {e}"));
+        humantime::parse_duration(&text).map(Some).map_err(wrong)
+    }
+}
+
+mod some_pattern {
+    use regex::Regex;
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Regex, D::Error> {
+        Regex::new(&String::deserialize(d)?).map_err(D::Error::custom)
+    }
+}
+
+mod pattern {
+    use regex::Regex;
+    use serde::Deserializer;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Regex>, D::Error> {
+        super::some_pattern::deserialize(d).map(Some)
+    }
+}
+
+mod whole {
+    use regex::Regex;
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Regex, D::Error> {
+        Regex::new(&format!("^(?:{})$", String::deserialize(d)?)).map_err(D::Error::custom)
+    }
+}
+
+impl Scenario {
+    /// Reads a scenario and checks everything that can be checked without running it.
+    ///
+    /// # Errors
+    /// The file, the line, what is wrong and what would be right.
+    pub fn read(path: &Path) -> Result<Scenario> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Scenario::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// As [`read`](Self::read), from text.
+    ///
+    /// # Errors
+    /// The line, what is wrong and what would be right.
+    pub fn parse(text: &str) -> Result<Scenario> {
+        let scenario: Scenario = toml::from_str(text)?;
+        for step in &scenario.steps {
+            step.verb().and_then(|verb| scenario.check(&verb)).with_context(|| format!("step \"{}\"", step.say))?;
+        }
+        for (service, condition) in &scenario.server.services {
+            check_condition(service, condition)?;
+        }
+        Ok(scenario)
+    }
+
+    fn check(&self, verb: &Verb) -> Result<()> {
+        let on = match verb {
+            Verb::Start(v) => &v.on,
+            Verb::Run(v) => &v.on,
+            Verb::Processes(v) => &v.on,
+            Verb::KernelSays(v) | Verb::KernelSilent(v) => &v.on,
+            Verb::Prints(v) => &v.on,
+            Verb::Exited(v) => &v.on,
+            Verb::Service(services) => {
+                return services.iter().try_for_each(|(service, condition)| check_condition(service, condition));
+            }
+            Verb::Advance(by) => {
+                humantime::parse_duration(by).with_context(|| format!("'{by}' is not a duration"))?;
+                return Ok(());
+            }
+            Verb::Forget(_) | Verb::Event(_) | Verb::Replies(_) | Verb::Locks(_) => return Ok(()),
+        };
+        if self.clients.iter().any(|client| client.name == *on) {
+            return Ok(());
+        }
+        let names: Vec<_> = self.clients.iter().map(|client| client.name.as_str()).collect();
+        bail!("no client is called '{on}': there are {}", names.join(", "))
+    }
+}
+
+fn check_condition(service: &str, condition: &str) -> Result<()> {
+    service.parse::<faults::Service>()?;
+    condition.parse::<faults::Condition>()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "title = 't'\nsymptom = 's'\ncause = 'c'\n[[client]]\nname = 'web1'\n";
+
+    fn error(rest: &str) -> String {
+        format!("{:#}", Scenario::parse(&format!("{HEAD}{rest}")).unwrap_err())
+    }
+
+    #[test]
+    fn every_scenario_of_the_project_can_be_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "toml") {
+                Scenario::read(&path).unwrap();
+                seen += 1;
+            }
+        }
+        assert!(seen > 0);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let e = error("[[step]]\nsay = 'x'\nslep = 1\n");
+        assert!(e.contains("slep") && e.contains("line 8"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\n");
+        assert!(e.contains("exactly one of start"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nrun = { on = 'web2', script = 'true' }\n");
+        assert!(e.contains("'web2'") && e.contains("web1"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nservice = { statd = 'gone' }\n");
+        assert!(e.contains("'gone'") && e.contains("absent"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nwithin = 'soon'\nlocks = { held = 0, waiting = 0 }\n");
+        assert!(e.contains("20s"), "{e}");
+    }
+}

@@ -1,0 +1,126 @@
+//! Calls to a client's lock manager: GRANTED_MSG, by way of the client's own port mapper.
+//!
+//! The way is that of a Linux server: ask port 111 of the client's address where NLM 4 listens, over the
+//! transport that the client used, then call there from the address that the client had called. A
+//! connection is kept for as long as it works.
+
+use crate::capture::Capture;
+use nlm::request::Callback;
+use parking_lot::Mutex;
+use proto::nlm::NlmProc;
+use proto::portmap::{self, Mapping, PmapProc};
+use rpc::client::{CallError, Client, Identity, Options, Target, Tap};
+use rpc::msg::Transport;
+use rpc::xdr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// How long a client's port mapper and lock manager may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a callback did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum CallbackError {
+    /// The client's port mapper could not be asked.
+    #[error("its port mapper (port 111) cannot be asked: {0}")]
+    PortMapper(CallError),
+    /// It knows no lock manager.
+    #[error("its port mapper knows no lock manager")]
+    NotRegistered,
+    /// The lock manager could not be called.
+    #[error("its lock manager (port {port}) cannot be called: {error}")]
+    LockManager {
+        /// Where it should be.
+        port: u16,
+        /// What happened.
+        error: CallError,
+    },
+}
+
+/// The connections to the clients' lock managers.
+pub struct Callbacks {
+    clients: Mutex<BTreeMap<(Transport, IpAddr), Arc<Client>>>,
+    next_xid: AtomicU32,
+    tap: Option<Arc<Capture>>,
+}
+
+impl Callbacks {
+    /// None yet.
+    pub fn new(tap: Option<Arc<Capture>>) -> Self {
+        Callbacks { clients: Mutex::default(), next_xid: AtomicU32::new(0x6e66_0001), tap }
+    }
+
+    /// Delivers one GRANTED_MSG. Its void reply says that it arrived; what the client thinks of the lock
+    /// comes later, as a GRANTED_RES call to us.
+    ///
+    /// # Errors
+    /// Why it did not arrive. The connection is forgotten, so the next attempt looks for the port anew.
+    pub async fn granted(&self, callback: &Callback) -> Result<(), CallbackError> {
+        let transport = match callback.host.transport {
+            nlm::hosts::Transport::Tcp => Transport::Tcp,
+            nlm::hosts::Transport::Udp => Transport::Udp,
+        };
+        let peer = callback.host.peer;
+        let client = match self.known(transport, peer) {
+            Some(client) => client,
+            None => self.connect(transport, peer, callback.host.server, callback.host.version).await?,
+        };
+        let target = Target::new(proto::nlm::PROGRAM, callback.host.version, NlmProc::NLM_GRANTED_MSG.0);
+        match client.call(target, &callback.args(), PATIENCE).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.clients.lock().remove(&(transport, peer));
+                Err(CallbackError::LockManager { port: client.peer().port(), error })
+            }
+        }
+    }
+
+    fn known(&self, transport: Transport, peer: IpAddr) -> Option<Arc<Client>> {
+        self.clients.lock().get(&(transport, peer)).filter(|client| client.is_open()).cloned()
+    }
+
+    async fn connect(
+        &self,
+        transport: Transport,
+        peer: IpAddr,
+        server: IpAddr,
+        version: u32,
+    ) -> Result<Arc<Client>, CallbackError> {
+        let question = Mapping {
+            prog: proto::nlm::PROGRAM,
+            vers: version,
+            prot: super::portmap::ip_proto(transport),
+            port: 0,
+        };
+        let mapper = SocketAddr::new(peer, portmap::PMAP_PORT);
+        let ask = async {
+            let client = Client::connect(transport, mapper, self.options(server)).await?;
+            let getport = Target::new(portmap::PROGRAM, portmap::V2, PmapProc::PMAPPROC_GETPORT.0);
+            let answer = client.call(getport, &question, PATIENCE).await?;
+            Ok(xdr::from_bytes::<u32>(&answer)?)
+        };
+        let port = match u16::try_from(ask.await.map_err(CallbackError::PortMapper)?) {
+            Ok(0) | Err(_) => return Err(CallbackError::NotRegistered),
+            Ok(port) => port,
+        };
+        let client = Client::connect(transport, SocketAddr::new(peer, port), self.options(server))
+            .await
+            .map_err(|error| CallbackError::LockManager { port, error })?;
+        let client = Arc::new(client);
+        self.clients.lock().insert((transport, peer), client.clone());
+        Ok(client)
+    }
+
+    fn options(&self, from: IpAddr) -> Options {
+        Options {
+            from: Some(SocketAddr::new(from, 0)),
+            identity: Identity::Sys { machine: "nfslab".to_owned(), uid: 0, gid: 0, groups: vec![] },
+            first_xid: self.next_xid.fetch_add(0x1_0000, Ordering::Relaxed),
+            patience: PATIENCE,
+            tap: self.tap.clone().map(|tap| tap as Arc<dyn Tap>),
+        }
+    }
+}

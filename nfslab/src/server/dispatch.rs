@@ -1,0 +1,298 @@
+//! From a message to a reply: header, credential, program, the hook for faults, the handler.
+//!
+//! **Invariant**: [`Faults::plan`] is asked once for each call, here, and its [`Plan`] is carried out here.
+//! Handlers know neither. A new kind of fault gets its arm in [`Door::message`].
+
+use super::{Node, programs};
+use crate::events::What;
+use bytes::Bytes;
+use faults::{Direction, Exchange, Plan, Service};
+use nfsd::{CallError, Caller, Cx};
+use proto::mount::MountProc;
+use proto::nfs3::Nfstime3;
+use proto::nlm::NlmProc;
+use proto::nsm::SmProc;
+use proto::portmap::{Mapping, PmapProc};
+use rpc::msg::{self, CallHeader, Credential, NotACall, RpcError, Transport};
+use rpc::server::{Flow, Origin};
+use rpc::xdr::{self, Reader, Writer};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The way into one service: what its sockets hand their messages to.
+pub struct Door {
+    node: Arc<Node>,
+    service: Service,
+}
+
+/// A call on its way through a handler.
+pub struct Incoming<'a> {
+    /// Where it came from.
+    pub origin: &'a Arc<Origin>,
+    /// Its header.
+    pub header: CallHeader<'a>,
+    /// Who asks.
+    pub credential: Credential<'a>,
+    /// Its arguments.
+    pub args: Bytes,
+    /// When it arrived, on the server's clock.
+    pub received: Duration,
+}
+
+/// What a handler made of a call.
+pub enum Answer {
+    /// The reply is written; its status in words, for the log.
+    Now(String),
+    /// The reply will be sent through the origin, or never.
+    Later,
+}
+
+impl From<CallError> for Refusal {
+    fn from(error: CallError) -> Self {
+        Refusal(match error {
+            CallError::ProcUnavail => RpcError::ProcUnavail,
+            CallError::GarbageArgs(error) => {
+                tracing::debug!(%error, "arguments refused");
+                RpcError::GarbageArgs
+            }
+        })
+    }
+}
+
+impl From<xdr::DecodeError> for Refusal {
+    fn from(error: xdr::DecodeError) -> Self {
+        CallError::GarbageArgs(error).into()
+    }
+}
+
+/// A refusal by the RPC layer.
+pub struct Refusal(pub RpcError);
+
+impl Door {
+    pub fn new(node: Arc<Node>, service: Service) -> Self {
+        Door { node, service }
+    }
+
+    /// Handles a call that nothing keeps from being executed. The reply, if there is one already, is in
+    /// `out` with its header.
+    fn execute(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<String> {
+        let mark = out.mark();
+        msg::accepted(out, call.header.xid);
+        let answered = match check_program(self.service, &call.header) {
+            Ok(()) => self.handle(call, out),
+            Err(refusal) => Err(refusal),
+        };
+        match answered {
+            Ok(Answer::Now(status)) => Some(status),
+            Ok(Answer::Later) => {
+                out.rewind(mark);
+                None
+            }
+            Err(Refusal(error)) => {
+                out.rewind(mark);
+                msg::refused(out, call.header.xid, error);
+                Some(error.to_string())
+            }
+        }
+    }
+
+    fn handle(&self, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
+        let node = &self.node;
+        let (procedure, args, peer) = (call.header.procedure, &call.args, call.origin.peer);
+        match self.service {
+            Service::Portmap => match node.registry.call(peer.ip(), procedure, args, out) {
+                Ok(true) => Ok(Answer::Now("ok".to_owned())),
+                Ok(false) => Ok(Answer::Later),
+                Err(error) => Err(Refusal(error)),
+            },
+            Service::Nfs => {
+                // Calls on files are not logged one by one, so their status is not put into words.
+                node.nfs.call(&cx(call), procedure, args, out)?;
+                Ok(Answer::Now(String::new()))
+            }
+            Service::Mount => {
+                let status = node.mount.call(&cx(call), procedure, args, out)?;
+                Ok(Answer::Now(status.to_string()))
+            }
+            Service::Lockd => node.locks.call(node, call, out),
+            Service::Statd => node.statd.call(node, call, out),
+        }
+    }
+
+    /// Sends what `out` has got since `mark` later instead of now.
+    fn put_off(&self, origin: &Arc<Origin>, by: Duration, out: &mut Writer, mark: xdr::Mark) {
+        let reply = out.split_off(mark);
+        let (origin, clock) = (origin.clone(), self.node.clock.clone());
+        let until = clock.now() + by;
+        tokio::spawn(async move {
+            clock.sleep_until(Some(until)).await;
+            origin.reply(reply);
+        });
+    }
+
+    fn capture_call(&self, origin: &Origin, message: &[u8], comment: Option<&str>) {
+        if let Some(capture) = &self.node.capture {
+            capture.record(origin.transport, origin.peer, origin.local, message, comment);
+        }
+    }
+}
+
+impl rpc::server::Service for Door {
+    fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
+        let node = &self.node;
+        let mark = out.mark();
+        let mut reader = Reader::new(&message);
+        let refuse = |xid, error, out: &mut Writer| {
+            self.capture_call(origin, &message, None);
+            msg::refused(out, xid, error);
+            node.capture_reply(origin, out, mark, None);
+            Flow::Continue
+        };
+        let header = match CallHeader::read(&mut reader) {
+            Ok(header) => header,
+            Err(NotACall::Refused { xid, error }) => return refuse(xid, error, out),
+            Err(NotACall::Hopeless(error)) => {
+                tracing::debug!(peer = %origin.peer, %error, "not a call: closing");
+                return Flow::Close;
+            }
+        };
+        let credential = match Credential::parse(&header.cred) {
+            Ok(credential) => credential,
+            Err(stat) => return refuse(header.xid, RpcError::Auth(stat), out),
+        };
+        let args = message.slice(reader.offset()..);
+        let call = Incoming { origin, header, credential, args, received: node.clock.now() };
+        let plan = node.faults.read().plan(&Exchange {
+            direction: Direction::Call,
+            service: self.service,
+            peer: origin.peer,
+            program: header.program,
+            version: header.version,
+            procedure: header.procedure,
+            xid: header.xid,
+        });
+        let comment = match plan {
+            Plan::Proceed => None,
+            Plan::Delay(by) => Some(format!("nfslab: answered {by:?} later")),
+            Plan::Drop => Some("nfslab: dropped, never answered".to_owned()),
+        };
+        self.capture_call(origin, &message, comment.as_deref());
+        let log = Logged::new(self.service, node, &call);
+        if let Some(log) = &log {
+            node.event(log.call(node, &call));
+        }
+        if plan == Plan::Drop {
+            return Flow::Continue;
+        }
+        let Some(status) = self.execute(&call, out) else { return Flow::Continue };
+        node.capture_reply(origin, out, mark, comment.as_deref());
+        if let Some(log) = log {
+            node.event(log.reply(node, &call, status));
+        }
+        if let Plan::Delay(by) = plan {
+            self.put_off(origin, by, out, mark);
+        }
+        Flow::Continue
+    }
+}
+
+impl Node {
+    /// Records what `out` has got since `mark` as a reply.
+    pub(super) fn capture_reply(&self, origin: &Origin, out: &Writer, mark: xdr::Mark, comment: Option<&str>) {
+        if let Some(capture) = &self.capture {
+            let reply = out.bytes_since(mark);
+            if !reply.is_empty() {
+                capture.record(origin.transport, origin.local, origin.peer, &reply, comment);
+            }
+        }
+    }
+}
+
+/// PROG_UNAVAIL and PROG_MISMATCH: each port has its one program.
+fn check_program(service: Service, header: &CallHeader<'_>) -> Result<(), Refusal> {
+    let (program, versions) = programs(service);
+    if header.program != program {
+        return Err(Refusal(RpcError::ProgUnavail));
+    }
+    if !versions.contains(&header.version) {
+        let low = versions.iter().copied().min().unwrap_or_default();
+        let high = versions.iter().copied().max().unwrap_or_default();
+        return Err(Refusal(RpcError::ProgMismatch { low, high }));
+    }
+    Ok(())
+}
+
+fn cx<'a>(call: &'a Incoming<'_>) -> Cx<'a> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let caller = match &call.credential {
+        Credential::None => Caller::ANONYMOUS,
+        Credential::Sys(sys) => Caller { uid: sys.uid, gid: sys.gid, groups: sys.gids() },
+    };
+    Cx {
+        caller,
+        now: Nfstime3 { seconds: now.as_secs() as u32, nseconds: now.subsec_nanos() },
+        peer: call.origin.peer.ip(),
+        max_payload: match call.origin.transport {
+            Transport::Tcp => nfsd::TCP_PAYLOAD,
+            Transport::Udp => nfsd::UDP_PAYLOAD,
+        },
+    }
+}
+
+/// What the log says of a call. Calls on files are not logged.
+struct Logged {
+    service: &'static str,
+    procedure: String,
+    about: String,
+}
+
+impl Logged {
+    fn new(service: Service, node: &Node, call: &Incoming<'_>) -> Option<Logged> {
+        let procedure = call.header.procedure;
+        let (procedure, about) = match service {
+            Service::Nfs => return None,
+            Service::Portmap => (PmapProc(procedure).to_string(), about_mapping(&call.args)),
+            Service::Mount => (MountProc(procedure).to_string(), about_path(&call.args)),
+            Service::Lockd => (NlmProc(procedure).to_string(), node.locks.about(node, procedure, &call.args)),
+            Service::Statd => (SmProc(procedure).to_string(), String::new()),
+        };
+        Some(Logged { service: service.name(), procedure, about })
+    }
+
+    fn call(&self, node: &Node, call: &Incoming<'_>) -> What {
+        What::Call {
+            peer: call.origin.peer.ip(),
+            service: self.service,
+            procedure: self.procedure.clone(),
+            xid: call.header.xid,
+            about: self.about.clone(),
+            copy: node.locks.is_pending(call.origin, call.header.xid),
+        }
+    }
+
+    fn reply(self, node: &Node, call: &Incoming<'_>, status: String) -> What {
+        What::Reply {
+            peer: call.origin.peer.ip(),
+            service: self.service,
+            procedure: self.procedure,
+            xid: call.header.xid,
+            about: self.about,
+            status,
+            took_ms: (node.clock.now() - call.received).as_secs_f64() * 1000.0,
+        }
+    }
+}
+
+fn about_mapping(args: &[u8]) -> String {
+    match xdr::from_bytes::<Mapping>(args) {
+        Ok(m) => format!("program {} version {} {}", m.prog, m.vers, m.prot),
+        Err(_) => String::new(),
+    }
+}
+
+fn about_path(args: &[u8]) -> String {
+    match xdr::from_bytes::<proto::mount::DirPath<'_>>(args) {
+        Ok(path) => path.to_string(),
+        Err(_) => String::new(),
+    }
+}

@@ -1,0 +1,488 @@
+//! The server: five services, one process.
+//!
+//! ```text
+//! listeners ── rpc::server ── dispatch (the hook for faults) ─┬─ nfsd: NFS and MOUNT
+//!                                                             ├─ portmap
+//!                                                             ├─ locks ── nlm ── callbacks to clients
+//!                                                             └─ statd ── nsm
+//! ```
+//!
+//! [`Node`] is what they share and what the control API acts on. `nlm` and `nsm` do not know each other:
+//! [`locks`] carries "monitor this peer" from one to the other, [`statd`] carries "it has rebooted" back.
+//!
+//! Lock order: the lock service before the status monitor; never the other way round.
+
+mod callbacks;
+mod dispatch;
+mod listeners;
+mod locks;
+mod portmap;
+mod statd;
+
+pub use listeners::{MOUNT_PORT, NLM_PORT, NSM_PORT, Ports};
+
+use crate::capture::Capture;
+use crate::clock::Clock;
+use crate::control::api::{LockPage, PeerView, ServiceView};
+use crate::control::client::Endpoint;
+use crate::events::{EventLog, What};
+use anyhow::{Context, Result, bail};
+use callbacks::Callbacks;
+use dispatch::Door;
+use faults::{Condition, Conditions, Faults, Service};
+use listeners::Listeners;
+use nfsd::{Export, Exports, MemConfig, MemFs, Mount, Nfs3};
+use locks::Locks;
+use parking_lot::RwLock;
+use portmap::Registry;
+use proto::nfs3::Nfstime3;
+use rpc::msg::Transport;
+use serde::Serialize;
+use statd::Statd;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::task::JoinSet;
+
+/// An export on the command line: `NAME=mem`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportSpec {
+    /// The name by which it is mounted: an absolute path.
+    pub name: String,
+}
+
+impl FromStr for ExportSpec {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, store) = text
+            .split_once('=')
+            .ok_or_else(|| format!("'{text}' is not an export: expected NAME=mem, as in /lab=mem"))?;
+        if !name.starts_with('/') || name.len() > proto::mount::MNTPATHLEN {
+            return Err(format!("'{name}' is not a name for an export: it must begin with '/', as in /lab=mem"));
+        }
+        match store {
+            "mem" => Ok(ExportSpec { name: name.to_owned() }),
+            _ => Err(format!("cannot export '{store}': only mem (a tree in memory) can be exported so far")),
+        }
+    }
+}
+
+/// Where the control API listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlAt {
+    /// There.
+    At(Endpoint),
+    /// Nowhere.
+    None,
+}
+
+impl FromStr for ControlAt {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(ControlAt::None),
+            text => text.parse().map(ControlAt::At).map_err(|error| format!("{error}, nor none")),
+        }
+    }
+}
+
+/// Everything that can be said about a server before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address of every listener.
+    pub bind: IpAddr,
+    /// What can be mounted.
+    pub exports: Vec<ExportSpec>,
+    /// Where the services listen.
+    pub ports: Ports,
+    /// Where the control API listens.
+    pub control: ControlAt,
+    /// How the lock service behaves where servers differ.
+    pub personality: nlm::personality::Personality,
+    /// For every hashed choice, and for the key that makes file handles unguessable.
+    pub seed: u64,
+    /// The NLM grace period after the start.
+    pub grace: Duration,
+    /// How the services are at the start.
+    pub conditions: Conditions,
+    /// Where every message is recorded.
+    pub pcap: Option<PathBuf>,
+    /// Written once every listener accepts.
+    pub ready_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            bind: Ipv4Addr::LOCALHOST.into(),
+            exports: vec![ExportSpec { name: "/lab".to_owned() }],
+            ports: Ports::STANDARD,
+            control: ControlAt::None,
+            personality: nlm::personality::Personality::default(),
+            seed: 1,
+            grace: Duration::ZERO,
+            conditions: Conditions::default(),
+            pcap: None,
+            ready_file: None,
+        }
+    }
+}
+
+/// The names of the personalities, for messages.
+pub fn personalities() -> String {
+    nlm::personality::Personality::names().collect::<Vec<_>>().join(", ")
+}
+
+/// What all services share.
+pub struct Node {
+    /// The server's clock.
+    pub clock: Arc<Clock>,
+    /// What happened.
+    pub events: Arc<EventLog>,
+    me: Weak<Node>,
+    faults: RwLock<Faults>,
+    at_start: Conditions,
+    registry: Registry,
+    exports: Arc<Exports>,
+    nfs: Nfs3,
+    mount: Mount,
+    locks: Locks,
+    statd: Statd,
+    capture: Option<Arc<Capture>>,
+    listeners: OnceLock<Listeners>,
+    /// Serialises changes of conditions, each of which opens or closes sockets.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// The programs of each service: program, and its versions.
+const fn programs(service: Service) -> (u32, &'static [u32]) {
+    match service {
+        Service::Portmap => (proto::portmap::PROGRAM, &[proto::portmap::V2]),
+        Service::Mount => (proto::mount::PROGRAM, &[proto::mount::V3]),
+        Service::Nfs => (proto::nfs3::PROGRAM, &[proto::nfs3::V3]),
+        Service::Lockd => (proto::nlm::PROGRAM, &[proto::nlm::V4]),
+        Service::Statd => (proto::nsm::PROGRAM, &[proto::nsm::V1]),
+    }
+}
+
+impl Node {
+    fn new(config: &Config) -> Result<Arc<Node>> {
+        let clock = Arc::new(Clock::default());
+        let events = Arc::new(EventLog::default());
+        let capture = config.pcap.as_deref().map(|path| {
+            let created = Capture::create(path);
+            created.with_context(|| format!("cannot write the capture {} (--pcap)", path.display()))
+        });
+        let capture = capture.transpose()?.map(Arc::new);
+        let exports = Arc::new(exports(config)?);
+        let verifier = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let (personality, grace) = (config.personality.clone(), config.grace);
+        let node = Arc::new_cyclic(|me| Node {
+            me: me.clone(),
+            faults: RwLock::new(Faults { conditions: config.conditions }),
+            at_start: config.conditions,
+            registry: Registry::default(),
+            nfs: Nfs3::new(exports.clone(), verifier.to_be_bytes()),
+            mount: Mount::new(exports.clone()),
+            exports,
+            locks: Locks::new(personality, grace, clock.now(), Callbacks::new(capture.clone())),
+            statd: Statd::new(),
+            capture,
+            listeners: OnceLock::new(),
+            changing: tokio::sync::Mutex::default(),
+            clock,
+            events,
+        });
+        Ok(node)
+    }
+
+    fn event(&self, what: What) {
+        self.events.add(self.clock.now(), what);
+    }
+
+    fn door(&self, service: Service) -> Option<Arc<dyn rpc::server::Service>> {
+        let node = self.me.upgrade()?;
+        Some(Arc::new(Door::new(node, service)))
+    }
+
+    fn listeners(&self) -> Result<&Listeners> {
+        self.listeners.get().context("the server has not started")
+    }
+
+    fn register(&self, service: Service, port: u16) {
+        let (program, versions) = programs(service);
+        for version in versions {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                self.registry.register(service, program, *version, transport, port);
+            }
+        }
+    }
+
+    /// How each service is, and where it listens.
+    pub fn services(&self) -> Vec<ServiceView> {
+        let conditions = self.faults.read().conditions;
+        let port = |service| self.listeners.get().map_or(0, |l| l.ports().get(service));
+        let view = |(service, condition): (Service, Condition)| ServiceView {
+            service: service.to_string(),
+            condition: condition.to_string(),
+            port: port(service),
+        };
+        conditions.iter().map(view).collect()
+    }
+
+    /// Sets how a service is: sockets, registration and the lock service's view of statd follow.
+    ///
+    /// # Errors
+    /// If a service that was absent cannot listen again.
+    pub async fn set_condition(&self, service: Service, condition: Condition) -> Result<()> {
+        let _alone = self.changing.lock().await;
+        let listeners = self.listeners()?;
+        if condition == Condition::Absent {
+            self.registry.withdraw(service);
+            self.faults.write().conditions.set(service, condition);
+            listeners.close(service).await;
+        } else {
+            let door = self.door(service).context("the server is stopping")?;
+            listeners.open(service, door)?;
+            self.register(service, listeners.ports().get(service));
+            self.faults.write().conditions.set(service, condition);
+        }
+        self.event(What::condition(service, condition));
+        self.locks.conditions_changed(self);
+        Ok(())
+    }
+
+    /// The lock service's peers.
+    pub fn peers(&self) -> Vec<PeerView> {
+        self.locks.peers()
+    }
+
+    /// Has the lock service no longer count a peer (a name or an address) as monitored; `None`: every one.
+    /// How many there were.
+    pub fn forget_peers(&self, name: Option<&str>) -> usize {
+        self.locks.forget(self, name)
+    }
+
+    /// A page of the lock table.
+    pub fn locks(&self, after: u64, limit: usize) -> LockPage {
+        self.locks.page(self, after, limit)
+    }
+
+    /// Puts everything back: the conditions of the start, no locks, nobody monitored.
+    ///
+    /// # Errors
+    /// If a service that was absent cannot listen again.
+    pub async fn reset(&self) -> Result<()> {
+        self.locks.reset(self);
+        for (service, condition) in self.at_start.iter() {
+            if self.faults.read().conditions.get(service) != condition {
+                self.set_condition(service, condition).await?;
+            }
+        }
+        self.event(What::Reset);
+        Ok(())
+    }
+}
+
+/// The stores behind the exports, empty.
+///
+/// The key of the file handles follows from the seed alone, so that a run repeats; a client that does not
+/// know the seed cannot forge one. The write verifier and the generation follow from the time: a restart
+/// loses a tree in memory, and clients must see that.
+fn exports(config: &Config) -> Result<Exports> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = Nfstime3 { seconds: now.as_secs() as u32, nseconds: now.subsec_nanos() };
+    let mut list = Vec::new();
+    for (export, id) in config.exports.iter().zip(1u32..) {
+        let generation = now.as_nanos() as u64;
+        let store = MemFs::new(&MemConfig { fsid: id.into(), generation, now: time, ..MemConfig::default() });
+        list.push(Export::new(id, &export.name, Arc::new(store)));
+    }
+    let mut key = [0; 16];
+    for (slot, byte) in key.iter_mut().zip(config.seed.to_be_bytes().iter().cycle()) {
+        *slot = *byte ^ 0x5a;
+    }
+    Ok(Exports::new(&key, list)?)
+}
+
+/// A server that runs.
+pub struct Server {
+    node: Arc<Node>,
+    tasks: JoinSet<()>,
+    control: Option<SocketAddr>,
+    control_path: Option<PathBuf>,
+    ready_file: Option<PathBuf>,
+}
+
+/// The addresses that a server took: the content of `--ready-file`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Addresses {
+    /// The address of every listener.
+    pub address: IpAddr,
+    /// The port of each service.
+    pub ports: BTreeMap<String, u16>,
+    /// Where the control API is.
+    pub control: Option<String>,
+    /// What can be mounted.
+    pub exports: Vec<String>,
+    /// The process.
+    pub pid: u32,
+}
+
+impl Server {
+    /// Binds every port, then starts to answer.
+    ///
+    /// # Errors
+    /// A port or file that cannot be had, with the flag that mends it. Nothing is half started.
+    pub async fn start(config: Config) -> Result<Server> {
+        let (listeners, bound) = Listeners::bind(config.bind, config.ports)?;
+        let control = bind_control(&config.control).await?;
+        let node = Node::new(&config)?;
+        let mut server = Server {
+            node: node.clone(),
+            tasks: JoinSet::new(),
+            control: None,
+            control_path: None,
+            ready_file: config.ready_file.clone(),
+        };
+        for (service, sockets) in bound {
+            if config.conditions.get(service) == Condition::Absent {
+                continue; // dropping the sockets closes them
+            }
+            node.register(service, listeners.ports().get(service));
+            if let Some(door) = node.door(service) {
+                listeners.serve(service, sockets, door);
+            }
+        }
+        let _ = node.listeners.set(listeners);
+        node.locks.conditions_changed(&node);
+        server.tasks.spawn(locks::drive(node.clone()));
+        server.tasks.spawn(statd::drive(node.clone()));
+        server.serve_control(control)?;
+        let addresses = server.addresses(&config)?;
+        node.event(What::Serving { address: config.bind.to_string(), exports: addresses.exports.clone() });
+        for (service, condition) in config.conditions.iter().filter(|(_, c)| *c != Condition::Ok) {
+            node.event(What::condition(service, condition));
+        }
+        if let Some(path) = &config.ready_file {
+            write_ready(path, &addresses)?;
+        }
+        Ok(server)
+    }
+
+    fn serve_control(&mut self, control: Option<ControlSocket>) -> Result<()> {
+        let router = crate::control::router(self.node.clone());
+        let ended = |result: std::io::Result<()>| {
+            if let Err(error) = result {
+                tracing::error!(%error, "the control API has ended");
+            }
+        };
+        match control {
+            None => {}
+            Some(ControlSocket::Tcp(listener)) => {
+                self.control = Some(listener.local_addr()?);
+                self.tasks.spawn(async move { ended(axum::serve(listener, router).await) });
+            }
+            Some(ControlSocket::Unix(listener, path)) => {
+                self.control_path = Some(path);
+                self.tasks.spawn(async move { ended(axum::serve(listener, router).await) });
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses(&self, config: &Config) -> Result<Addresses> {
+        let listeners = self.node.listeners()?;
+        let ports = Service::ALL.map(|s| (s.to_string(), listeners.ports().get(s)));
+        let control = match (&self.control, &self.control_path) {
+            (Some(address), _) => Some(address.to_string()),
+            (None, Some(path)) => Some(format!("unix:{}", path.display())),
+            (None, None) => None,
+        };
+        Ok(Addresses {
+            address: listeners.address(),
+            ports: ports.into_iter().collect(),
+            control,
+            exports: config.exports.iter().map(|e| e.name.clone()).collect(),
+            pid: std::process::id(),
+        })
+    }
+
+    /// What to tell the person who started it.
+    pub fn greeting(&self) -> String {
+        let control = self.control.map_or(String::new(), |at| format!("; control API on {at}"));
+        let services = self.node.services();
+        let ports: Vec<_> = services.iter().map(|s| format!("{} {}", s.service, s.port)).collect();
+        let address = self.node.listeners.get().map_or(String::new(), |l| l.address().to_string());
+        let exports: Vec<_> = self.node.exports.list().iter().map(|e| e.name.as_str()).collect();
+        format!("nfslab serves {} on {address} ({}){control}", exports.join(", "), ports.join(", "))
+    }
+
+    /// What the services share.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// The port of a service.
+    pub fn port(&self, service: Service) -> u16 {
+        self.node.listeners.get().map_or(0, |l| l.ports().get(service))
+    }
+
+    /// Where the control API listens, if on TCP.
+    pub fn control(&self) -> Option<SocketAddr> {
+        self.control
+    }
+
+    /// Stops: closes every socket, ends every task, writes out the capture, removes its files.
+    pub async fn stop(mut self) {
+        if let Some(listeners) = self.node.listeners.get() {
+            listeners.close_all().await;
+        }
+        self.tasks.shutdown().await;
+        if let Some(capture) = &self.node.capture
+            && let Err(error) = capture.flush()
+        {
+            tracing::error!(%error, "the capture is not complete");
+        }
+        for path in [&self.control_path, &self.ready_file].into_iter().flatten() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+enum ControlSocket {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener, PathBuf),
+}
+
+async fn bind_control(at: &ControlAt) -> Result<Option<ControlSocket>> {
+    let failed = |at: &Endpoint| {
+        format!(
+            "cannot listen on {at} for the control API; choose another with --control ADDR:PORT, \
+             --control unix:PATH or --control none"
+        )
+    };
+    Ok(match at {
+        ControlAt::None => None,
+        ControlAt::At(endpoint @ Endpoint::Tcp(address)) => {
+            let listener = tokio::net::TcpListener::bind(address).await;
+            Some(ControlSocket::Tcp(listener.with_context(|| failed(endpoint))?))
+        }
+        ControlAt::At(endpoint @ Endpoint::Unix(path)) => {
+            let listener = tokio::net::UnixListener::bind(path).with_context(|| failed(endpoint))?;
+            Some(ControlSocket::Unix(listener, path.clone()))
+        }
+    })
+}
+
+/// Writes the ready file under another name and renames it, so that whoever waits for it finds it whole.
+fn write_ready(path: &Path, addresses: &Addresses) -> Result<()> {
+    let Some(name) = path.file_name() else { bail!("--ready-file {} is not a file", path.display()) };
+    let new = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = std::fs::write(&new, serde_json::to_vec_pretty(addresses)?)
+        .and_then(|()| std::fs::rename(&new, path));
+    written.with_context(|| format!("cannot write --ready-file {}", path.display()))
+}
