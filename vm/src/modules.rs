@@ -10,7 +10,19 @@ use crate::elf;
 use crate::error::{Context, Error, Result, read};
 
 /// What a guest needs beyond what its kernel has built in.
-const WANTED: [&str; 6] = ["virtio_pci", "virtio_net", "sunrpc", "lockd", "nfs", "nfsv3"];
+const WANTED: [&str; 7] = [
+    "virtio_pci",
+    LINK_MODULE,
+    "virtio_net",
+    "sunrpc",
+    "lockd",
+    "nfs",
+    "nfsv3",
+];
+
+/// The one that brings the line to the host: early, so that the host can hear of
+/// trouble with the others.
+pub(crate) const LINK_MODULE: &str = "virtio_console";
 
 /// A module, unpacked, ready for `finit_module`.
 pub(crate) struct Module {
@@ -176,6 +188,7 @@ mod tests {
     fn everything_comes_after_what_it_needs_and_only_once() {
         let dir = library(
             &[
+                ("virtio_console", ""),
                 ("virtio-net", "net_failover"),
                 ("net_failover", "failover"),
                 ("failover", ""),
@@ -194,6 +207,7 @@ mod tests {
             .map(|m| m.name)
             .collect();
         let expected = [
+            "virtio_console",
             "failover",
             "net_failover",
             "virtio_net",

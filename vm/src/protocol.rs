@@ -1,5 +1,5 @@
 //! What host and guest say to each other: one JSON object per line, over a
-//! serial port of the guest's own.
+//! virtio serial port of the guest.
 //!
 //! The host sends [`Call`]s; the guest answers each with a reply of the same
 //! number and sends events in between. A line that is no such object is passed

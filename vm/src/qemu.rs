@@ -86,7 +86,7 @@ pub(crate) struct Running {
     pub(crate) child: Arc<Process>,
     /// Its first serial port: the console.
     pub(crate) console: UnixStream,
-    /// Its second: the protocol.
+    /// Its virtio serial port: the protocol.
     pub(crate) link: UnixStream,
     /// Tells how QEMU ended.
     pub(crate) ended: oneshot::Receiver<String>,
@@ -142,14 +142,19 @@ fn arguments(machine: &Machine) -> Vec<String> {
         Engine::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,-la57"],
     });
     add(&["-m", &machine.memory_mib.to_string()]);
-    for (id, fd) in [("console", CONSOLE_FD), ("link", LINK_FD)] {
-        add(&[
-            "-chardev",
-            &format!("socket,id={id},fd={fd}"),
-            "-serial",
-            &format!("chardev:{id}"),
-        ]);
-    }
+    add(&[
+        "-chardev",
+        &format!("socket,id=console,fd={CONSOLE_FD}"),
+        "-serial",
+        "chardev:console",
+    ]);
+    add(&[
+        "-chardev",
+        &format!("socket,id=link,fd={LINK_FD}"),
+        "-device",
+        "virtio-serial-pci,max_ports=2",
+    ]);
+    add(&["-device", "virtserialport,chardev=link,name=nfslab"]);
     if let Some((_, last_byte)) = &machine.network {
         add(&["-netdev", &format!("tap,id=net,fd={NETWORK_FD}")]);
         // No boot ROM: nothing boots from the network here.
@@ -280,7 +285,7 @@ fn said(mut complaints: File) -> String {
         .seek(SeekFrom::Start(0))
         .and_then(|_| complaints.take(4096).read_to_string(&mut text));
     match read {
-        Ok(_) if !text.trim().is_empty() => format!(": {}", text.trim()),
+        Ok(_) if !text.trim().is_empty() => format!(": {}", text.trim().replace('\n', "; ")),
         _ => String::new(),
     }
 }

@@ -247,11 +247,11 @@ async fn kernel_log(lab: &'static Lab) -> anyhow::Result<()> {
         )
         .await?;
     let mut first = None;
-    let mut times = Vec::new();
+    let mut count = 0;
     let said = events.wait_for(DEADLINE, |kind| match kind {
-        EventKind::Kernel { line, since_boot, .. } => {
+        EventKind::Kernel { line, .. } => {
             first.get_or_insert_with(|| line.clone());
-            times.push(*since_boot);
+            count += 1;
             line.contains("still trying")
         }
         _ => false,
@@ -263,7 +263,7 @@ async fn kernel_log(lab: &'static Lab) -> anyhow::Result<()> {
     );
     assert!(said.at.elapsed() < Duration::from_secs(5));
     assert!(first.unwrap().contains("Linux version"));
-    assert!(times.is_sorted() && times.len() > 100, "{} lines", times.len());
+    assert!(count > 100, "{count} lines");
     guest.shutdown().await?;
     Ok(())
 }

@@ -41,7 +41,6 @@ impl Agent {
             Request::Shell { rows, columns } => text(self.clone().shell(rows, columns)),
             Request::PowerOff => {
                 self.link.reply(id, Answer::Done);
-                self.link.drain();
                 power_off()
             }
         };

@@ -1,10 +1,8 @@
 //! The agent's end of the line to the host.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
-
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::protocol::{Answer, Message, encode};
 
@@ -16,6 +14,7 @@ impl Link {
         Self(Mutex::new(port))
     }
 
+    /// Returns when the host has it.
     pub(super) fn send(&self, message: &Message) {
         let line = encode(message);
         let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -30,16 +29,4 @@ impl Link {
     pub(super) fn refuse(&self, id: u64, problem: &str) {
         self.reply(id, Answer::Error(problem.to_owned()));
     }
-
-    /// Returns when everything sent has left.
-    pub(super) fn drain(&self) {
-        super::drain(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-/// No echo, no line editing, no translation.
-pub(super) fn raw(port: &File) -> io::Result<()> {
-    let mut settings = tcgetattr(port)?;
-    cfmakeraw(&mut settings);
-    Ok(tcsetattr(port, SetArg::TCSANOW, &settings)?)
 }

@@ -2,7 +2,7 @@
 //! itself in another world.
 //!
 //! It mounts the kernel's file systems, loads the modules, greets the host on
-//! the second serial port, and from then on does what it is told (see
+//! a virtio serial port, and from then on does what it is told (see
 //! [`crate::protocol`]). Each call runs in a thread of its own, so that one
 //! that hangs holds up nobody.
 //!
@@ -20,23 +20,32 @@ mod setup;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::initramfs::MODULES;
+use crate::modules::LINK_MODULE;
 use crate::protocol::{Call, Lines, MAX_LINE, Message, VERSION};
 
 /// Set on the kernel's command line; the kernel hands what it does not know to
 /// process 1 as its environment.
 pub(crate) const MARKER: &str = "NFSLAB_GUEST";
 
-/// The port that carries the protocol.
-const PORT: &str = "/dev/ttyS1";
+/// The port that carries the protocol: the only one of the only virtio-serial
+/// device. (An ISA serial port would need no module, and takes three seconds
+/// for a megabyte.)
+const PORT: &str = "vport0p1";
+
+/// How long the port may take to appear once its module is loaded.
+const PORT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Everything the agent's threads share.
 pub(crate) struct Agent {
@@ -67,8 +76,19 @@ fn run() -> io::Result<()> {
         std::env::set_var("HOME", "/root");
         std::env::set_var("TERM", "linux");
     }
-    let mut port = OpenOptions::new().read(true).write(true).open(PORT)?;
-    link::raw(&port)?;
+    let order = fs::read_to_string(Path::new("/").join(MODULES).join("order"))?;
+    let mut modules = order.lines();
+    // The first ones bring the line to the host; it hears of trouble with the
+    // others.
+    let dev = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    dev.add_watch("/dev", AddWatchFlags::IN_CREATE)?;
+    for name in modules.by_ref() {
+        load_module(name)?;
+        if name == LINK_MODULE {
+            break;
+        }
+    }
+    let mut port = open_port(&dev)?;
     let agent = Arc::new(Agent {
         link: link::Link::new(port.try_clone()?),
         children: children::Children::new(),
@@ -77,7 +97,7 @@ fn run() -> io::Result<()> {
         version: VERSION,
         boot_ms: uptime_ms(),
     });
-    load_modules()?;
+    modules.try_for_each(load_module)?;
     agent.clone().start_reaper();
 
     let mut lines = Lines::default();
@@ -152,18 +172,36 @@ fn file_systems() -> io::Result<()> {
     Ok(())
 }
 
-/// The host wrote the modules' order, so that nothing needs resolving here.
-fn load_modules() -> io::Result<()> {
-    let folder = Path::new("/").join(MODULES);
-    let order = fs::read_to_string(folder.join("order"))?;
-    for name in order.lines() {
-        let file = fs::File::open(folder.join(format!("{name}.ko")))?;
-        match nix::kmod::finit_module(&file, c"", nix::kmod::ModuleInitFlags::empty()) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
-            Err(e) => return Err(io::Error::other(format!("loading module {name}: {e}"))),
-        }
+/// Loads a module. The host wrote down their order, so that nothing needs
+/// resolving here.
+fn load_module(name: &str) -> io::Result<()> {
+    let file = fs::File::open(Path::new("/").join(MODULES).join(format!("{name}.ko")))?;
+    match nix::kmod::finit_module(&file, c"", nix::kmod::ModuleInitFlags::empty()) {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
+        Err(e) => Err(io::Error::other(format!("loading module {name}: {e}"))),
     }
-    Ok(())
+}
+
+/// Opens the port, which appears some time after its module is loaded.
+fn open_port(dev: &Inotify) -> io::Result<fs::File> {
+    let path = Path::new("/dev").join(PORT);
+    let until = Instant::now() + PORT_DEADLINE;
+    loop {
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENXIO)) && Instant::now() < until => {
+            }
+            result => {
+                return result.map_err(|e| io::Error::other(format!("opening {}: {e}", path.display())));
+            }
+        }
+        // Something new in /dev, or a moment later in any case.
+        let _ = poll(
+            &mut [PollFd::new(dev.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::from(100u8),
+        );
+        let _ = dev.read_events();
+    }
 }
 
 /// Milliseconds since the kernel began to count.
@@ -181,10 +219,4 @@ fn power_off() -> ! {
         let _ = reboot(RebootMode::RB_AUTOBOOT);
         thread::park();
     }
-}
-
-/// Lets what was written to a port reach it.
-fn drain(port: &fs::File) {
-    // SAFETY: the descriptor is open for as long as the borrow.
-    unsafe { libc::tcdrain(port.as_raw_fd()) };
 }

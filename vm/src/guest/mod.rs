@@ -36,7 +36,7 @@ const OUTPUT_LIMIT: usize = 1 << 20;
 
 /// How long a call that does no work may take. An emulated machine that is
 /// busy still answers within this.
-const CALL_DEADLINE: Duration = Duration::from_secs(20);
+const CALL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long a script's end may come after its own deadline.
 const EXEC_GRACE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The host's ends of a guest's two serial ports, and what is known of its
+//! The host's ends of a guest's console and of the line to its agent, and what is known of its
 //! life: tasks that read, and the state they share.
 
 use std::collections::{HashMap, VecDeque};
