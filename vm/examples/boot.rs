@@ -1,9 +1,15 @@
-//! Boots a kernel by hand: `cargo run -p nfslab-vm --example boot -- 6.1 'uname -a'`,
-//! or with a mount: `… -- 6.1 'ls /mnt' --mount /lab` once a server listens on
-//! 10.77.0.1 in this process's namespace. `--append WORDS` goes to the kernel.
-//! The small agent must be built:
-//! `cargo build -p nfslab-vm`.
+//! Boots a kernel by hand, runs a script in it and prints how long that took:
+//!
+//! ```text
+//! cargo build -p nfslab-vm            # the small agent
+//! cargo run -p nfslab-vm --example boot -- 6.1 'uname -a'
+//! … -- 6.1 'cd /mnt && flock f date' --server target/debug/nfslab --mount /lab
+//! ```
+//!
+//! `--server PROGRAM` starts `PROGRAM serve` in the namespace, `--mount EXPORT`
+//! mounts it, `--append WORDS` go to the kernel.
 
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -35,7 +41,9 @@ fn main() -> Result<()> {
         .mounts
         .extend(export.map(|e| Mount::v3(format!("{}:{e}", net::SERVER), "/mnt")));
 
-    tokio::runtime::Runtime::new()?.block_on(async {
+    let mut server = option("--server").map(serve).transpose()?;
+
+    let result = tokio::runtime::Runtime::new()?.block_on(async {
         let guest = Guest::boot(config, &cache).await.context("booting")?;
         println!("booted: {:?}", guest.booted());
         let output = guest.exec(&script, Duration::from_secs(60)).await?;
@@ -43,5 +51,24 @@ fn main() -> Result<()> {
         println!("{}", output.status);
         guest.shutdown().await?;
         Ok(())
-    })
+    });
+    if let Some(server) = &mut server {
+        server.kill()?;
+        server.wait()?;
+    }
+    result
+}
+
+/// Starts a server on 10.77.0.1 and waits until it listens.
+fn serve(program: String) -> Result<Child> {
+    let mut server = Command::new(program)
+        .args(["serve", "--bind", &net::SERVER.to_string()])
+        .spawn()?;
+    while std::net::TcpStream::connect((net::SERVER, 2049)).is_err() {
+        if let Some(status) = server.try_wait()? {
+            anyhow::bail!("the server ended: {status}");
+        }
+        std::thread::yield_now();
+    }
+    Ok(server)
 }

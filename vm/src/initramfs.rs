@@ -52,7 +52,7 @@ const STATD: u32 = 100;
 const RPCBIND: u32 = 101;
 
 /// This many built images are kept; the oldest go.
-const KEPT: usize = 16;
+const KEPT: usize = 12;
 
 /// The initramfs for this kernel, these programs and this agent, built if it
 /// is not in the cache.

@@ -217,14 +217,18 @@ pub fn fetch(cache: &Cache, series: Series, progress: &dyn Progress) -> Result<K
     if let Some(kernel) = cached(cache, series) {
         return Ok(kernel);
     }
-    refresh(cache, series, progress)
+    // Another process may be fetching it just now.
+    let _lock = cache.lock(&format!("kernel-{series}"))?;
+    match cached(cache, series) {
+        Some(kernel) => Ok(kernel),
+        None => refresh(cache, series, progress),
+    }
 }
 
 /// The newest kernel of this series, from the archive.
 pub fn refresh(cache: &Cache, series: Series, progress: &dyn Progress) -> Result<Kernel> {
     let release = series.release();
     let apt = Apt::open(cache, release)?;
-    // Another process may have fetched it while we waited for the lock.
     progress.step(&format!("reading the package index of {}", release.name));
     apt.update()?;
     let index = apt.packages(is_kernel_package)?;
