@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionBlock;
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 use rpc::client::Tap;
 use rpc::msg::Transport;
 use std::borrow::Cow;
@@ -26,6 +28,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Largest TCP payload in one packet, in bytes; with its headers it must stay below 65,536.
 const SEGMENT: usize = 60_000;
 const WINDOW: u16 = 65_535;
+/// `if_tsresol`: a time stamp counts units of 10 to the minus this.
+const NANOSECONDS: u8 = 9;
 
 /// A capture file being written.
 pub struct Capture {
@@ -46,7 +50,11 @@ impl Capture {
     /// Those of creating and writing it.
     pub fn create(path: &Path) -> anyhow::Result<Capture> {
         let mut file = PcapNgWriter::new(BufWriter::new(File::create(path)?))?;
-        let interface = InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: 0, options: vec![] };
+        let interface = InterfaceDescriptionBlock {
+            linktype: DataLink::RAW,
+            snaplen: 0,
+            options: vec![InterfaceDescriptionOption::IfTsResol(NANOSECONDS)],
+        };
         file.write_pcapng_block(interface)?;
         let inner = Inner { file, streams: BTreeMap::new(), failed: false };
         Ok(Capture { inner: Mutex::new(inner) })

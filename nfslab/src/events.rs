@@ -93,6 +93,8 @@ pub enum What {
         about: String,
         /// The answer's status.
         status: String,
+        /// Whether it answers a copy of a call that was being worked on already.
+        copy: bool,
         /// How long the answer took, in milliseconds.
         took_ms: f64,
     },
@@ -154,7 +156,7 @@ impl Event {
                 format!("{again}{procedure} {about}").trim_end().to_owned()
             }
             What::Reply { procedure, about, status, took_ms, .. } => {
-                format!("answers {procedure} {about}: {status}, after {}", seconds(*took_ms))
+                format!("{procedure} {about}: {status}, after {}", seconds(*took_ms))
             }
             What::Lockd { text, .. } | What::Statd { text, .. } => text.clone(),
             What::Callback { procedure, outcome, .. } => format!("calls the client back, {procedure}: {outcome}"),

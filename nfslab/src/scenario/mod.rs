@@ -2,9 +2,10 @@
 //!
 //! - [`file`]: what a scenario file may say;
 //! - [`run`](mod@run): runs one;
-//! - [`timeline`]: prints server and clients side by side;
+//! - [`timeline`]: prints server and clients side by side, `digest` what the server did in few words;
 //! - [`report`]: the verdict, and its forms for machines.
 
+mod digest;
 pub mod file;
 pub mod report;
 pub mod run;

@@ -5,8 +5,10 @@
 //! again, because no kernel announces it.
 
 use super::file::{Client as ClientSpec, Exec, Locks, Processes, Scenario, Start, Step, Verb};
+use super::digest::{Digest, TOGETHER};
 use super::report::{StepResult, Verdict};
 use super::timeline::{Side, Timeline, Tone};
+use crate::clock::Clock;
 use crate::control::client::{Control, Endpoint};
 use crate::events::{Event, What, seconds};
 use crate::server::{Config, ControlAt, Ports, Server};
@@ -24,6 +26,8 @@ use vm::{EventKind, Events, Guest, GuestConfig, Mount, Process, Status};
 
 /// How often the state of processes is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often the timeline is printed.
+const PRINT_EVERY: Duration = Duration::from_millis(100);
 /// How long a guest may take to boot and mount.
 const BOOT: Duration = Duration::from_secs(60);
 /// Where the control API listens inside the namespace.
@@ -61,6 +65,7 @@ pub async fn run(scenario: &Scenario, setting: &Setting, timeline: Shared) -> Re
     let server = Server::start(config(scenario, setting)?).await?;
     let tellers = &mut JoinSet::new();
     tellers.spawn(tell_server(server.node().events.since(0), timeline.clone()));
+    tellers.spawn(print(server.node().clock.clone(), timeline.clone()));
     let control = Control::new(CONTROL.parse::<Endpoint>().map_err(anyhow::Error::msg)?)?;
     let clock_start = server.node().clock.at(started);
     let guests = boot(scenario, setting, &timeline, started, clock_start, tellers).await?;
@@ -78,6 +83,7 @@ pub async fn run(scenario: &Scenario, setting: &Setting, timeline: Shared) -> Re
         guest.guest.shutdown().await.context("a guest did not power off")?;
     }
     server.stop().await;
+    tellers.shutdown().await;
     let passed = steps.iter().all(|step| step.passed == Some(true));
     let took_ms = ms(started.elapsed());
     let verdict = Verdict { title: scenario.title.clone(), passed, kernels, steps, took_ms, mounted_ms };
@@ -347,11 +353,10 @@ impl Stage<'_> {
             Ok(matching) => matching?,
             Err(_) => bail!("not {} processes in state {} within {within:?}: {seen}", wanted.count, wanted.state),
         };
-        for process in matching.values() {
-            self.say(Side::Client, Tone::Bad, &describe(process));
-        }
+        self.say(Side::Client, Tone::Bad, &describe_all(&matching));
         if let Some(process) = matching.values().next() {
-            self.say(Side::Client, Tone::Plain, &format!("kernel stack of pid {}: {}", process.pid, process.stack.join(" ← ")));
+            let stack = process.stack.join(" ← ");
+            self.say(Side::Client, Tone::Plain, &format!("{}: kernel stack of pid {}: {stack}", wanted.on, process.pid));
         }
         let place = wanted.stack.as_ref().map_or(String::new(), |function| format!(" inside {function}"));
         Ok(format!("{} processes are in state {}{place}", matching.len(), wanted.state))
@@ -459,17 +464,33 @@ impl Stage<'_> {
     }
 }
 
-/// A process as `ps` would show it, with its meaning.
+/// What a state letter means.
+fn meaning(state: char) -> &'static str {
+    match state {
+        'D' => "D (uninterruptible: strace hangs on it, and no signal but SIGKILL gets through)",
+        'S' => "S (waits, can be interrupted)",
+        'R' => "R (runs)",
+        'Z' => "Z (ended)",
+        'T' => "T (stopped)",
+        _ => "unknown",
+    }
+}
+
+/// A process as `ps` would show it.
 fn describe(process: &Process) -> String {
-    let meaning = match process.state {
-        'D' => "D: uninterruptible, deaf even to strace",
-        'S' => "S: waits, can be interrupted",
-        'R' => "R: runs",
-        'Z' => "Z: ended",
-        'T' => "T: stopped",
-        _ => "?",
+    let Process { label, pid, state, wchan, .. } = process;
+    format!("{label} (pid {pid}, {}) is in state {state} in {wchan}", process.cmdline.join(" "))
+}
+
+/// Processes that are in the same state.
+fn describe_all(processes: &BTreeMap<String, Process>) -> String {
+    let names: Vec<_> = processes.values().map(|p| format!("{} (pid {})", p.label, p.pid)).collect();
+    let who = match names.as_slice() {
+        [first, .., last] if names.len() > 3 => format!("{first} to {last}"),
+        all => all.join(", "),
     };
-    format!("{} pid {} `{}` is in state {meaning}", process.label, process.pid, process.cmdline.join(" "))
+    let state = processes.values().next().map_or("unknown", |process| meaning(process.state));
+    format!("{who}: state {state}")
 }
 
 /// The first event, past or future, of which `choose` makes something.
@@ -491,47 +512,41 @@ async fn find<T>(
 
 type Log = (Vec<Arc<Event>>, tokio::sync::broadcast::Receiver<Arc<Event>>);
 
-/// Puts the server's events into the timeline.
+/// Puts the server's events into the timeline, those of a kind together.
 fn tell_server((past, mut live): Log, timeline: Shared) -> impl Future<Output = ()> {
     let mut past = past.into_iter();
     async move {
+        let mut digest = Digest::default();
         loop {
             let event = match past.next() {
                 Some(event) => event,
-                None => match live.recv().await {
-                    Ok(event) => event,
-                    Err(_) => return,
+                None => match tokio::time::timeout(TOGETHER, live.recv()).await {
+                    Ok(Ok(event)) => event,
+                    Ok(Err(_)) => return,
+                    Err(_) => {
+                        digest.tell(&timeline);
+                        continue;
+                    }
                 },
             };
-            if let Some((tone, text)) = worth_telling(&event) {
-                let at = Duration::from_secs_f64(event.at_ms / 1000.0);
-                timeline.lock().add(at, Side::Server, tone, text);
-            }
+            digest.take(&event, &timeline);
         }
     }
 }
 
-/// Questions to the port mapper and empty calls are left to the capture.
-fn worth_telling(event: &Event) -> Option<(Tone, String)> {
-    let tone = match &event.what {
-        What::Call { service, procedure, .. } if *service == "portmap" || procedure.ends_with("NULL") => return None,
-        What::Reply { service, procedure, .. } if *service == "portmap" || procedure.ends_with("NULL") => return None,
-        What::Call { copy: true, .. } | What::Callback { delivered: false, .. } => Tone::Bad,
-        What::Service { condition, .. } if condition != "ok" => Tone::Bad,
-        What::Service { .. } => Tone::Good,
-        What::Lockd { step, .. } if step.starts_with("statd-") => Tone::Bad,
-        _ => Tone::Plain,
-    };
-    let arrow = match &event.what {
-        What::Call { .. } => "→ ",
-        What::Reply { .. } => "← ",
-        _ => "",
-    };
-    Some((tone, format!("{arrow}{}", event.sentence())))
+/// Prints the timeline as it grows.
+async fn print(clock: Arc<Clock>, timeline: Shared) {
+    loop {
+        tokio::time::sleep(PRINT_EVERY).await;
+        timeline.lock().settle(clock.now());
+    }
 }
 
-/// Puts what a client's kernel prints and its processes' ends into the timeline.
+/// Puts what a client's kernel prints, and what its processes print and how they end, into the timeline.
 async fn tell_client(name: String, mut events: Events, timeline: Shared, started: Instant, clock_start: Duration) {
+    // What the kernel says while it boots is in the console log.
+    events.wait_for(BOOT, |kind| matches!(kind, EventKind::Ready)).await;
+    let mut last: Option<(String, Duration, u32)> = None;
     while let Some(event) = events.recv().await {
         let (tone, text) = match event.kind {
             EventKind::Kernel { line, .. } if about_locks(&line) => {
@@ -546,7 +561,18 @@ async fn tell_client(name: String, mut events: Events, timeline: Shared, started
             _ => continue,
         };
         let at = clock_start + event.at.saturating_duration_since(started);
-        timeline.lock().add(at, Side::Client, tone, text);
+        match &mut last {
+            // A kernel says the same for each process that waits: the first time is enough.
+            Some((said, when, times)) if *said == text && at < *when + TOGETHER => *times += 1,
+            _ => {
+                if let Some((_, when, times @ 1..)) = last.take() {
+                    let text = format!("{name}: … and the same line {times} times more");
+                    timeline.lock().add(when, Side::Client, Tone::Plain, text);
+                }
+                timeline.lock().add(at, Side::Client, tone, text.clone());
+                last = Some((text, at, 0));
+            }
+        }
     }
 }
 

@@ -12,6 +12,8 @@ const WIDTH: usize = 150;
 const NARROWEST: usize = 80;
 /// Width of the time.
 const TIME: usize = 9;
+/// How long a line is held back in case an earlier one comes.
+pub const HOLD_BACK: Duration = Duration::from_millis(700);
 
 /// Whose line it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,9 +54,14 @@ pub struct Line {
     pub text: String,
 }
 
-/// Prints lines as they come, and keeps them for the report.
+/// Prints lines in the order of their times, and keeps them for the report.
+///
+/// A line may be told a little after it happened (several events in one sentence, a message through a
+/// serial line), so each is held back for a moment in case an earlier one is still to come.
 pub struct Timeline {
     lines: Vec<Line>,
+    /// Those from here on are not printed yet, and not in order.
+    printed: usize,
     width: usize,
     out: Box<dyn Write + Send>,
 }
@@ -68,7 +75,7 @@ impl Timeline {
 
     /// Prints to `out`.
     pub fn new(width: usize, out: Box<dyn Write + Send>) -> Self {
-        Timeline { lines: Vec::new(), width: width.max(NARROWEST), out }
+        Timeline { lines: Vec::new(), printed: 0, width: width.max(NARROWEST), out }
     }
 
     /// Everything so far.
@@ -85,9 +92,26 @@ impl Timeline {
 
     /// Adds a line.
     pub fn add(&mut self, at: Duration, side: Side, tone: Tone, text: impl Into<String>) {
-        let line = Line { at_ms: at.as_secs_f64() * 1000.0, side, tone, text: text.into() };
-        self.print(&line);
-        self.lines.push(line);
+        self.lines.push(Line { at_ms: at.as_secs_f64() * 1000.0, side, tone, text: text.into() });
+    }
+
+    /// Prints what happened before `now` less [`HOLD_BACK`].
+    pub fn settle(&mut self, now: Duration) {
+        self.print_until(now.saturating_sub(HOLD_BACK).as_secs_f64() * 1000.0);
+    }
+
+    /// Prints everything.
+    pub fn flush(&mut self) {
+        self.print_until(f64::INFINITY);
+    }
+
+    fn print_until(&mut self, at_ms: f64) {
+        let mut waiting = self.lines.split_off(self.printed);
+        waiting.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
+        let due = waiting.partition_point(|line| line.at_ms < at_ms);
+        waiting.iter().take(due).for_each(|line| self.print(line));
+        self.printed += due;
+        self.lines.append(&mut waiting);
     }
 
     fn columns(&self) -> (usize, usize) {
@@ -114,11 +138,10 @@ impl Timeline {
         }
         let time = format!("{:>7.2}  ", line.at_ms / 1000.0);
         let options = textwrap::Options::new(width).subsequent_indent("  ");
-        for paragraph in line.text.lines() {
-            for (i, piece) in textwrap::wrap(paragraph, &options).into_iter().enumerate() {
-                let lead = if i == 0 { pad(&time, indent) } else { " ".repeat(indent) };
-                self.put(&format!("{lead}{}", style.apply_to(piece)));
-            }
+        let pieces = line.text.lines().flat_map(|paragraph| textwrap::wrap(paragraph, &options));
+        for (i, piece) in pieces.enumerate() {
+            let lead = if i == 0 { pad(&time, indent) } else { " ".repeat(indent) };
+            self.put(&format!("{lead}{}", style.apply_to(piece)));
         }
     }
 
@@ -128,8 +151,9 @@ impl Timeline {
         let _ = self.out.flush();
     }
 
-    /// Prints text as it is, outside the columns.
+    /// Prints text as it is, outside the columns and after every line so far.
     pub fn text(&mut self, text: &str, tone: Tone) {
+        self.flush();
         let style = match tone {
             Tone::Good => Style::new().green().bold(),
             Tone::Bad => Style::new().red().bold(),
@@ -171,8 +195,12 @@ mod tests {
         let page = Page::default();
         let mut timeline = Timeline::new(80, Box::new(page.clone()));
         timeline.head();
-        timeline.add(Duration::from_millis(4310), Side::Server, Tone::Plain, "a LOCK that waits for the monitor call behind it");
-        timeline.add(Duration::from_millis(22_000), Side::Client, Tone::Plain, "lockd: not responding");
+        timeline.add(Duration::from_secs(22), Side::Client, Tone::Plain, "lockd: not responding");
+        let text = "a LOCK that waits for the monitor call behind it";
+        timeline.add(Duration::from_millis(4310), Side::Server, Tone::Plain, text);
+        timeline.settle(Duration::from_secs(1));
+        assert_eq!(page.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count(), 2, "held back");
+        timeline.flush();
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[2].starts_with("   4.31  a LOCK that waits"), "{text}");

@@ -278,6 +278,7 @@ impl Logged {
             xid: call.header.xid,
             about: self.about,
             status,
+            copy: false,
             took_ms: (node.clock.now() - call.received).as_secs_f64() * 1000.0,
         }
     }

@@ -59,6 +59,8 @@ struct Pending {
     cookie: Vec<u8>,
     about: String,
     received: Duration,
+    /// Whether the same call was put off already: the client has asked again.
+    copy: bool,
 }
 
 impl Locks {
@@ -96,7 +98,9 @@ impl Locks {
         let answer = match reply {
             Some(reply) => Answer::Now(write_reply(out, cookie, &reply)),
             None => {
+                let copy = state.copies.contains_key(&(peer, call.header.xid));
                 state.put_off(id, Pending {
+                    copy,
                     origin: origin.clone(),
                     xid: call.header.xid,
                     procedure,
@@ -245,8 +249,8 @@ impl Locks {
                     pending.answer(node, &reply);
                 }
             }
-            Effect::Monitor { peer, name } => {
-                let done = node.statd.monitor(node, peer, &name.to_string());
+            Effect::Monitor { peer, .. } => {
+                let done = node.statd.monitor(node, peer);
                 let State { service, fx, .. } = state;
                 service.monitored(node.clock.now(), peer, done, &files(node), fx);
             }
@@ -301,6 +305,7 @@ impl Pending {
             xid: self.xid,
             about: self.about,
             status,
+            copy: self.copy,
             took_ms: ms(node.clock.now() - self.received),
         });
         self.origin.reply(out);

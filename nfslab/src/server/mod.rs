@@ -277,6 +277,7 @@ impl Node {
     /// If a service that was absent cannot listen again.
     pub async fn reset(&self) -> Result<()> {
         self.locks.reset(self);
+        self.statd.reset();
         for (service, condition) in self.at_start.iter() {
             if self.faults.read().conditions.get(service) != condition {
                 self.set_condition(service, condition).await?;

@@ -1,16 +1,254 @@
-//! The status monitor on the wire: decodes NSM calls for the pure `nsm::Monitor` and carries out its effects.
+//! The status monitor on the wire: decodes NSM calls for the pure [`Monitor`], and carries out its effects.
+//!
+//! The lock service of the same server does not come over the wire; it calls [`Statd::monitor`] directly,
+//! when its modelled upcall has got through. News of a reboot goes back to it from here.
 
-use super::Node;
 use super::dispatch::{Answer, Incoming, Refusal};
-use rpc::xdr::Writer;
-use std::net::IpAddr;
+use super::{Node, Service};
+use crate::events::What;
+use faults::{Direction, Exchange, Plan};
+use nlm::request::PeerSelector;
+use nsm::monitor::Caller;
+use nsm::names::{NoNames, as_address};
+use nsm::notify::{Notified, Notify};
+use nsm::{Effect, Effects, Event, Monitor};
+use parking_lot::{Mutex, MutexGuard};
+use proto::nsm::{Mon, MonId, MyId, SM_PRIV_SIZE, SmName, SmProc, SmRes, StatChge};
+use proto::portmap::{self, Mapping, PmapProc};
+use rpc::client::{CallError, Client, Identity, Options, Target, Tap};
+use rpc::msg::{RpcError, Transport};
+use rpc::xdr::{self, Decode, Encode, Reader, Writer};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify as Wake;
 
-pub struct Statd;
-impl Statd {
-    pub fn new() -> Self { Statd }
-    pub fn call(&self, _node: &Node, _call: &Incoming<'_>, _out: &mut Writer) -> Result<Answer, Refusal> { Ok(Answer::Later) }
-    pub fn monitor(&self, _node: &Node, _peer: IpAddr, _name: &str) -> bool { true }
-    pub fn unmonitor(&self, _node: &Node, _peer: IpAddr) {}
+/// What this host calls itself in SM_NOTIFY.
+const MY_NAME: &str = "nfslab";
+/// How long a peer's port mapper and monitor may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The status monitor and what it wants done.
+pub struct Statd {
+    state: Mutex<State>,
+    /// Something changed that the timer should know of.
+    changed: Wake,
 }
-pub async fn drive(_node: Arc<Node>) {}
+
+struct State {
+    monitor: Monitor,
+    fx: Effects,
+}
+
+impl Statd {
+    pub fn new() -> Self {
+        let state = State { monitor: Monitor::new(MY_NAME), fx: Effects::new() };
+        Statd { state: Mutex::new(state), changed: Wake::new() }
+    }
+
+    /// Handles a call of version 1.
+    ///
+    /// # Errors
+    /// The RPC refusal that it deserves.
+    pub fn call(&self, node: &Node, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
+        let r = &mut Reader::new(&call.args);
+        let caller = Caller { address: call.origin.peer.ip(), port: call.origin.peer.port() };
+        let now = node.clock.now();
+        let mut state = self.state.lock();
+        let State { monitor, fx } = &mut *state;
+        let status = match SmProc(call.header.procedure) {
+            SmProc::SM_NULL => "ok".to_owned(),
+            SmProc::SM_STAT => {
+                let res = monitor.stat(SmName::decode(r)?.0, &NoNames);
+                res.encode(out);
+                res.res_stat.to_string()
+            }
+            SmProc::SM_MON => {
+                let res = monitor.mon(now, caller, &Mon::decode(r)?, &NoNames, fx);
+                res.encode(out);
+                res.res_stat.to_string()
+            }
+            SmProc::SM_UNMON => {
+                monitor.unmon(caller, &MonId::decode(r)?, fx).encode(out);
+                "ok".to_owned()
+            }
+            SmProc::SM_UNMON_ALL => {
+                monitor.unmon_all(caller, &MyId::decode(r)?, fx).encode(out);
+                "ok".to_owned()
+            }
+            SmProc::SM_SIMU_CRASH => {
+                monitor.simu_crash(now, caller, fx);
+                "ok".to_owned()
+            }
+            SmProc::SM_NOTIFY => {
+                monitor.notify(caller, &StatChge::decode(r)?, &NoNames, fx);
+                "ok".to_owned()
+            }
+            _ => return Err(Refusal(RpcError::ProcUnavail)),
+        };
+        self.carry_out(node, state);
+        Ok(Answer::Now(status))
+    }
+
+    /// SM_MON by the lock service of this server: as Linux does, by the peer's address.
+    pub fn monitor(&self, node: &Node, peer: IpAddr) -> bool {
+        let name = peer.to_string();
+        let mon = Mon { mon_id: mon_id(&name), private: [0; SM_PRIV_SIZE] };
+        let mut state = self.state.lock();
+        let State { monitor, fx } = &mut *state;
+        let res = monitor.mon(node.clock.now(), MYSELF, &mon, &NoNames, fx);
+        self.carry_out(node, state);
+        res.res_stat == SmRes::STAT_SUCC
+    }
+
+    /// SM_UNMON by the lock service of this server.
+    pub fn unmonitor(&self, node: &Node, peer: IpAddr) {
+        let name = peer.to_string();
+        let mut state = self.state.lock();
+        let State { monitor, fx } = &mut *state;
+        monitor.unmon(MYSELF, &mon_id(&name), fx);
+        self.carry_out(node, state);
+    }
+
+    /// Forgets whom it watches, and tells nobody.
+    pub fn reset(&self) {
+        self.state.lock().monitor.forget_all();
+        self.changed.notify_one();
+    }
+
+    fn carry_out(&self, node: &Node, mut state: MutexGuard<'_, State>) {
+        let effects: Vec<Effect> = state.fx.drain().collect();
+        // The lock service comes before the monitor in the lock order, and is about to be called.
+        drop(state);
+        for effect in effects {
+            match effect {
+                Effect::Notify(notify) => {
+                    if let Some(node) = node.me.upgrade() {
+                        tokio::spawn(tell(node, notify));
+                    }
+                }
+                Effect::Rebooted(rebooted) => {
+                    let name = rebooted.mon_name.as_bytes();
+                    let address = as_address(name).unwrap_or(rebooted.source);
+                    // Not in this call: it may have come from under the lock service's own lock.
+                    if let Some(node) = node.me.upgrade() {
+                        let which = PeerSelector::Address(address);
+                        tokio::spawn(async move { node.locks.peer_rebooted(&node, which, rebooted.state) });
+                    }
+                }
+                Effect::Event(event) => node.event(told(&event)),
+            }
+        }
+        self.changed.notify_one();
+    }
+}
+
+/// The caller that the lock service of this server is: on this host, with a reserved port.
+const MYSELF: Caller = Caller { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1023 };
+
+fn mon_id(peer: &str) -> MonId<'_> {
+    let my_id = MyId {
+        my_name: MY_NAME.into(),
+        my_prog: proto::nlm::PROGRAM as i32,
+        my_vers: 3,
+        my_proc: proto::nlm::NlmProc::NLM_SM_NOTIFY.0 as i32,
+    };
+    MonId { mon_name: peer.into(), my_id }
+}
+
+/// Wakes the monitor whenever one of its timers is due.
+pub async fn drive(node: Arc<Node>) {
+    loop {
+        let next = node.statd.state.lock().monitor.next_wakeup();
+        tokio::select! {
+            () = node.clock.sleep_until(next) => {
+                let mut state = node.statd.state.lock();
+                let State { monitor, fx } = &mut *state;
+                monitor.tick(node.clock.now(), fx);
+                node.statd.carry_out(&node, state);
+            }
+            () = node.statd.changed.notified() => {}
+        }
+    }
+}
+
+/// Sends one SM_NOTIFY, over UDP as sm-notify does, and tells the monitor what came of it.
+async fn tell(node: Arc<Node>, notify: Notify) {
+    let result = match as_address(notify.host.as_bytes()) {
+        Some(address) => send(&node, address, &notify).await,
+        None => Notified::Failed,
+    };
+    let mut state = node.statd.state.lock();
+    let State { monitor, fx } = &mut *state;
+    monitor.notified(node.clock.now(), &notify.host, result, fx);
+    node.statd.carry_out(&node, state);
+}
+
+async fn send(node: &Node, address: IpAddr, notify: &Notify) -> Notified {
+    let plan = node.faults.read().plan(&Exchange {
+        direction: Direction::Callback,
+        service: Service::Statd,
+        peer: SocketAddr::new(address, 0),
+        program: proto::nsm::PROGRAM,
+        version: proto::nsm::V1,
+        procedure: SmProc::SM_NOTIFY.0,
+        xid: 0,
+    });
+    match plan {
+        Plan::Drop => return Notified::Failed,
+        Plan::Delay(by) => node.clock.sleep_until(Some(node.clock.now() + by)).await,
+        Plan::Proceed => {}
+    }
+    let delivered = async {
+        let ask = call(node, address, portmap::PMAP_PORT).await?;
+        let question = Mapping {
+            prog: proto::nsm::PROGRAM,
+            vers: proto::nsm::V1,
+            prot: super::portmap::ip_proto(Transport::Udp),
+            port: 0,
+        };
+        let getport = Target::new(portmap::PROGRAM, portmap::V2, PmapProc::PMAPPROC_GETPORT.0);
+        let port = xdr::from_bytes::<u32>(&ask.call(getport, &question, PATIENCE).await?)?;
+        let Some(port) = u16::try_from(port).ok().filter(|port| *port != 0) else {
+            return Ok(Notified::NoMonitor);
+        };
+        let target = Target::new(proto::nsm::PROGRAM, proto::nsm::V1, SmProc::SM_NOTIFY.0);
+        let change = StatChge { mon_name: notify.mon_name.as_bytes().into(), state: notify.state };
+        call(node, address, port).await?.call(target, &change, PATIENCE).await?;
+        Ok::<_, CallError>(Notified::Answered)
+    };
+    let (result, outcome) = match delivered.await {
+        Ok(Notified::NoMonitor) => (Notified::NoMonitor, "its port mapper knows no statd".to_owned()),
+        Ok(result) => (result, format!("delivered, state {}", notify.state)),
+        Err(error) => (Notified::Failed, error.to_string()),
+    };
+    let delivered = result == Notified::Answered;
+    node.event(What::Callback { peer: address, procedure: "SM_NOTIFY", outcome, delivered });
+    result
+}
+
+async fn call(node: &Node, address: IpAddr, port: u16) -> Result<Client, CallError> {
+    let from = node.listeners.get().map(|listeners| SocketAddr::new(listeners.address(), 0));
+    let options = Options {
+        from,
+        identity: Identity::None,
+        first_xid: 1,
+        patience: PATIENCE,
+        tap: node.capture.clone().map(|tap| tap as Arc<dyn Tap>),
+    };
+    Client::connect(Transport::Udp, SocketAddr::new(address, port), options).await
+}
+
+fn told(event: &Event) -> What {
+    let (step, host) = match event {
+        Event::Watching { mon_name } => ("watching", mon_name.to_string()),
+        Event::Unwatched { mon_name } => ("unwatched", mon_name.to_string()),
+        Event::Refused { procedure, .. } => ("refused", (*procedure).to_owned()),
+        Event::NotifyIgnored { name, .. } => ("notify-ignored", name.to_string()),
+        Event::PeerRebooted { mon_name, .. } => ("peer-rebooted", mon_name.to_string()),
+        Event::Restarted { .. } => ("restarted", MY_NAME.to_owned()),
+        Event::Told { host } => ("told", host.to_string()),
+        Event::GaveUp { host, .. } => ("gave-up", host.to_string()),
+    };
+    What::Statd { step, host, text: event.to_string() }
+}
