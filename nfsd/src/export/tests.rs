@@ -1,1 +1,161 @@
 use super::*;
+use crate::memfs::{MemConfig, MemFs};
+
+fn store(fsid: u64) -> Arc<MemFs> {
+    Arc::new(MemFs::new(&MemConfig {
+        fsid,
+        ..MemConfig::default()
+    }))
+}
+
+fn export(id: u32, name: &str, fsid: u64) -> Export {
+    Export::new(id, name, store(fsid))
+}
+
+fn squash_of(squash: Squash, caller: Caller<'_>) -> (u32, u32, Vec<u32>) {
+    let options = ExportOptions {
+        squash,
+        ..ExportOptions::default()
+    };
+    let squashed = export(1, "/lab", 1).with_options(options).squash(&caller);
+    let who = squashed.caller();
+    (who.uid, who.gid, who.groups.to_vec())
+}
+
+#[test]
+fn squashing() {
+    let user = Caller {
+        uid: 5,
+        gid: 6,
+        groups: &[0, 7],
+    };
+    let root = Caller {
+        groups: &[0, 4],
+        ..Caller::ROOT
+    };
+    let nobody = (65534, 65534, vec![]);
+    assert_eq!(squash_of(Squash::None, root), (0, 0, vec![0, 4]));
+    assert_eq!(squash_of(Squash::None, user), (5, 6, vec![0, 7]));
+    assert_eq!(squash_of(Squash::Root, root), (65534, 65534, vec![65534, 4]));
+    assert_eq!(squash_of(Squash::Root, user), (5, 6, vec![65534, 7]));
+    assert_eq!(squash_of(Squash::All, user), nobody);
+    assert_eq!(squash_of(Squash::None, Caller::ANONYMOUS), nobody);
+}
+
+#[test]
+fn networks() {
+    let net: Network = "10.77.0.0/24".parse().unwrap();
+    assert_eq!(net.to_string(), "10.77.0.0/24");
+    assert!(net.contains("10.77.0.200".parse().unwrap()));
+    assert!(net.contains("::ffff:10.77.0.3".parse().unwrap()));
+    assert!(!net.contains("10.77.1.1".parse().unwrap()));
+    assert!(!net.contains("fe80::1".parse().unwrap()));
+    let all: Network = "::/0".parse().unwrap();
+    assert!(all.contains("fe80::1".parse().unwrap()));
+    let one: Network = "192.0.2.1".parse().unwrap();
+    assert!(one.contains("192.0.2.1".parse().unwrap()) && !one.contains("192.0.2.2".parse().unwrap()));
+    for wrong in ["", "10.0.0.0/33", "::/129", "a/8", "10.0.0.0/x"] {
+        assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_set_of_exports_that_cannot_be_told_apart_is_refused() {
+    let exports = |list| Exports::new(&[0; 16], list).map(|_| ());
+    assert_eq!(exports(vec![export(1, "/a/", 1), export(2, "/", 2)]), Ok(()));
+    for name in ["", "lab", "/a//b", "/a/../b", "/a/.", "/a\0"] {
+        assert!(
+            matches!(exports(vec![export(1, name, 1)]), Err(ExportError::Name(_))),
+            "{name:?}"
+        );
+    }
+    let twice = exports(vec![export(1, "/a", 1), export(2, "/a/", 2)]);
+    assert_eq!(twice, Err(ExportError::SameName("/a".into())));
+    let ids = exports(vec![export(1, "/a", 1), export(1, "/b", 2)]);
+    assert_eq!(ids.unwrap_err().to_string(), "exports /a and /b have the same id");
+    let fsids = exports(vec![export(1, "/a", 1), export(2, "/b", 1)]);
+    assert_eq!(fsids, Err(ExportError::SameFsid("/a".into(), "/b".into())));
+    let shared = store(1);
+    let same = vec![Export::new(1, "/a", shared.clone()), Export::new(2, "/b", shared)];
+    assert_eq!(exports(same), Ok(()));
+}
+
+#[test]
+fn the_longest_name_wins_and_only_whole_parts_count() {
+    let list = vec![export(1, "/", 1), export(2, "/lab", 2), export(3, "/lab/deep", 3)];
+    let exports = Exports::new(&[0; 16], list).unwrap();
+    let find = |path: &'static str| exports.find(path.as_bytes()).map(|(e, rest)| (e.id, rest));
+    assert_eq!(find("/lab/deep/er"), Some((3, &b"/er"[..])));
+    assert_eq!(find("/lab/deeper"), Some((2, &b"/deeper"[..])));
+    assert_eq!(find("/lab"), Some((2, &b""[..])));
+    assert_eq!(find("/labor"), Some((1, &b"/labor"[..])));
+    assert_eq!(find("/"), Some((1, &b"/"[..])));
+    assert_eq!(find("lab"), None);
+}
+
+#[test]
+fn handles_lead_to_files_paths_and_locks() {
+    let now = Nfstime3::default();
+    let fs = store(1);
+    let lock = fs.write_file("dir/w1.lock", "x", now).unwrap();
+    let dir = fs.at("dir").unwrap();
+    fs.write_symlink("link", "dir", now).unwrap();
+    let read_only = ExportOptions {
+        read_only: true,
+        ..ExportOptions::default()
+    };
+    let list = vec![
+        Export::new(1, "/lab", fs.clone()),
+        Export::new(2, "/ro", fs.clone()).with_options(read_only),
+    ];
+    let exports = Exports::new(&[3; 16], list.clone()).unwrap();
+    let seal = |export: usize, file: &FileKey| exports.seal(&list[export], file);
+
+    let handle = seal(0, &lock);
+    assert_eq!(
+        exports.path_of(handle.as_bytes()).as_deref(),
+        Some("/lab/dir/w1.lock")
+    );
+    assert_eq!(
+        exports.path_of(seal(1, &fs.root()).as_bytes()).as_deref(),
+        Some("/ro")
+    );
+    assert_eq!(exports.path_of(b"junk"), None);
+    assert_eq!(exports.root_handle("/lab"), Some(seal(0, &fs.root())));
+    assert_eq!(exports.root_handle("/none"), None);
+
+    let lockable = |handle: Handle| exports.check_lockable(handle.as_bytes()).err();
+    assert_eq!(lockable(handle), None);
+    assert_eq!(lockable(seal(1, &lock)), Some(Nfsstat3::NFS3ERR_ROFS));
+    assert_eq!(lockable(seal(0, &dir)), Some(Nfsstat3::NFS3ERR_ISDIR));
+    assert_eq!(
+        lockable(seal(0, &fs.at("link").unwrap())),
+        Some(Nfsstat3::NFS3ERR_INVAL)
+    );
+    assert_eq!(exports.check_lockable(b"junk"), Err(Nfsstat3::NFS3ERR_BADHANDLE));
+    let cx = Cx::local(Caller::ROOT, now);
+    fs.remove(&cx, &dir, b"w1.lock").unwrap();
+    assert_eq!(lockable(handle), Some(Nfsstat3::NFS3ERR_STALE));
+    assert_eq!(exports.path_of(handle.as_bytes()), None);
+
+    let fewer = Exports::new(&[3; 16], vec![export(9, "/lab", 1)]).unwrap();
+    assert_eq!(
+        fewer.resolve(handle.as_bytes()).err(),
+        Some(Nfsstat3::NFS3ERR_STALE)
+    );
+}
+
+#[test]
+fn an_export_may_be_for_some_only() {
+    let options = ExportOptions {
+        clients: vec!["10.0.0.0/8".parse().unwrap()],
+        ..ExportOptions::default()
+    };
+    let exports = Exports::new(&[0; 16], vec![export(1, "/lab", 1).with_options(options)]).unwrap();
+    let root = exports.root_handle("/lab").unwrap();
+    let mut cx = Cx::local(Caller::ROOT, Nfstime3::default());
+    let refused = exports.resolve_for(&cx, root.as_bytes()).err();
+    assert_eq!(refused, Some(Nfsstat3::NFS3ERR_ACCES));
+    cx.peer = "10.1.2.3".parse().unwrap();
+    assert!(exports.resolve_for(&cx, root.as_bytes()).is_ok());
+}

@@ -5,8 +5,8 @@
 //!
 //! Chunks are [`Bytes`], so READ hands them out as they lie. A WRITE changes a chunk in place if no reply holds
 //! it at that moment and copies it if one does. A WRITE that covers whole chunks puts the received bytes
-//! themselves into the file; they keep the buffer alive that they came in, which is at most a reply's size per
-//! chunk more than what is counted.
+//! themselves into the file. As long as one such chunk is left, so is the whole buffer that it came in: memory can
+//! exceed what is counted by that buffer's size per chunk, if all but one chunk of each WRITE is written again.
 //!
 //! **Counting**: a chunk counts as its length rounded up to [`BLOCK`].
 
