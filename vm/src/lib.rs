@@ -35,7 +35,7 @@ pub mod kernels;
 mod modules;
 pub mod net;
 mod progress;
-pub mod protocol;
+mod protocol;
 mod qemu;
 pub mod userland;
 mod vmlinux;

@@ -3,7 +3,7 @@
 //!
 //! It mounts the kernel's file systems, loads the modules, greets the host on
 //! a virtio serial port, and from then on does what it is told (see
-//! [`crate::protocol`]). Each call runs in a thread of its own, so that one
+//! `protocol.rs`). Each call runs in a thread of its own, so that one
 //! that hangs holds up nobody.
 //!
 //! Invariant: the agent's own threads never touch an NFS mount. They start

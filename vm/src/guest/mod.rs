@@ -5,31 +5,26 @@
 //! carries the last lines of its console. Everything that the guest says later
 //! is in [`Guest::events`]. Dropping a guest ends its machine.
 
+mod config;
 mod events;
+mod machine;
 mod wire;
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
 
+pub use config::GuestConfig;
 pub use events::{EventKind, Events, GuestEvent};
-use wire::{Life, NoAnswer, Wire};
+pub(crate) use machine::try_boot;
+use machine::{Launched, launch};
+use wire::{Life, NoAnswer};
 
-use crate::accel::{self, Accel};
+use crate::accel;
 use crate::cache::Cache;
-use crate::error::{Context, Error, Result};
-use crate::initramfs;
-use crate::kernels::Kernel;
-use crate::net::{MOST_GUESTS, Namespace, PREFIX, SERVER, Tap, guest_address};
-use crate::protocol::{
-    Addresses, Answer, Bytes, CHUNK, Fixture, Mount, Output, Process, Request, Setup, Status, VERSION,
-};
-use crate::qemu::{self, Engine, Machine};
-use crate::userland::Userland;
-use crate::vmlinux;
+use crate::error::{Error, Result};
+use crate::net::guest_address;
+use crate::protocol::{Answer, Bytes, CHUNK, Output, Process, Request, Status};
 
 /// What a script's outputs may hold, each.
 const OUTPUT_LIMIT: usize = 1 << 20;
@@ -46,91 +41,6 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The largest file that is carried either way.
 const LARGEST_FILE: u64 = 64 << 20;
-
-/// How a guest shall be.
-#[derive(Clone, Debug)]
-pub struct GuestConfig {
-    /// Its host name, which NLM sends as `caller_name`.
-    pub name: String,
-    /// Which guest it is, from 1: it gets the address 10.77.0.(index+1).
-    pub index: u8,
-    /// What to boot.
-    pub kernel: Kernel,
-    /// The programs in it.
-    pub userland: Userland,
-    /// Where its network card goes. None: it has none.
-    pub network: Option<Namespace>,
-    /// Its memory.
-    pub memory_mib: u32,
-    /// What to mount before it counts as ready.
-    pub mounts: Vec<Mount>,
-    /// Its daemons.
-    pub fixture: Fixture,
-    /// Seconds for `nlm_timeout`: 3 shortens lockd's major timeout of 60 s to
-    /// 18 s.
-    pub nlm_timeout: Option<u32>,
-    /// How long boot and mounts may take together.
-    pub boot_deadline: Duration,
-    /// A file for everything on its console.
-    pub console_log: Option<PathBuf>,
-    /// KVM or emulation.
-    pub accel: Accel,
-    /// The executable that is its process 1: one that calls
-    /// [`crate::agent::main`] when [`crate::agent::is_guest_init`]. None: the
-    /// one that runs.
-    pub agent: Option<PathBuf>,
-    /// Further words for the kernel's command line.
-    pub kernel_args: String,
-}
-
-impl GuestConfig {
-    /// A guest with 512 MiB, the usual daemons and nothing mounted.
-    pub fn new(name: impl Into<String>, index: u8, kernel: Kernel, userland: Userland) -> Self {
-        Self {
-            name: name.into(),
-            index,
-            kernel,
-            userland,
-            network: None,
-            memory_mib: 512,
-            mounts: Vec::new(),
-            fixture: Fixture::default(),
-            nlm_timeout: None,
-            boot_deadline: Duration::from_secs(60),
-            console_log: None,
-            accel: Accel::Auto,
-            agent: None,
-            kernel_args: String::new(),
-        }
-    }
-
-    /// Refuses what cannot work, before anything is started.
-    fn check(&self) -> Result<()> {
-        let wrong = |problem: String| Error::Boot {
-            guest: self.name.clone(),
-            problem,
-            console: Vec::new(),
-        };
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if self.name.is_empty() || self.name.len() > 63 || !self.name.chars().all(fits) {
-            return Err(wrong(
-                "its name must be 1 to 63 letters, digits and hyphens".into(),
-            ));
-        }
-        if !(1..=MOST_GUESTS).contains(&self.index) {
-            return Err(wrong(format!(
-                "its index is {}, expected 1 to {MOST_GUESTS}",
-                self.index
-            )));
-        }
-        if self.network.is_none() && !self.mounts.is_empty() {
-            return Err(wrong(
-                "it has mounts but no network: call net::enter_namespace first".into(),
-            ));
-        }
-        Ok(())
-    }
-}
 
 /// How long the steps of a boot took, from power-on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,18 +66,6 @@ pub struct Terminal {
     pub output: broadcast::Receiver<Vec<u8>>,
     /// What is typed.
     pub input: mpsc::Sender<Vec<u8>>,
-}
-
-/// A machine that was switched on; dropping it switches it off.
-struct Launched {
-    name: String,
-    wire: Arc<Wire>,
-}
-
-impl Drop for Launched {
-    fn drop(&mut self) {
-        self.wire.kill_and_wait();
-    }
 }
 
 impl Guest {
@@ -453,152 +351,5 @@ impl Guest {
             problem,
             console: self.machine.wire.tail(),
         }
-    }
-}
-
-impl Launched {
-    /// Waits for the agent's greeting. The caller keeps the deadline.
-    async fn greeting(&self) -> Result<Duration> {
-        let mut life = self.wire.life.subscribe();
-        let life = life.wait_for(|l| *l != Life::Booting).await.map(|l| l.clone());
-        match life {
-            Ok(Life::Greeted {
-                version: VERSION,
-                at,
-                boot,
-            }) => {
-                tracing::debug!("guest {}: greeted after {boot:?} of its own time", self.name);
-                Ok(at.saturating_duration_since(self.wire.power_on))
-            }
-            Ok(Life::Greeted { version, .. }) => {
-                let problem = format!(
-                    "its agent speaks version {version}, we speak {VERSION}: is GuestConfig::agent stale?"
-                );
-                Err(self.failed(problem).await)
-            }
-            Ok(Life::Ended(how)) => Err(self.error(how)),
-            _ => Err(self.error("its tasks ended".into())),
-        }
-    }
-
-    async fn set_up(&self, config: &GuestConfig) -> Result<()> {
-        let left = config.boot_deadline.saturating_sub(self.wire.power_on.elapsed());
-        // The guest gives up a little before us: its error says more.
-        let inner = left
-            .saturating_sub(Duration::from_millis(500))
-            .max(Duration::from_millis(100));
-        let addresses = || Addresses {
-            guest: guest_address(config.index),
-            prefix: PREFIX,
-            server: SERVER,
-        };
-        let setup = Setup {
-            hostname: config.name.clone(),
-            network: config.network.map(|_| addresses()),
-            fixture: config.fixture,
-            nlm_timeout: config.nlm_timeout,
-            mounts: config.mounts.clone(),
-            deadline_ms: u64::try_from(inner.as_millis()).unwrap_or(u64::MAX),
-        };
-        match self.wire.call(Request::Setup(setup), left).await {
-            Ok(Answer::Done) => Ok(()),
-            Ok(Answer::Error(problem)) => Err(self.failed(problem).await),
-            Ok(other) => Err(self.failed(format!("an odd answer: {other:?}")).await),
-            Err(NoAnswer::Ended(how)) => Err(self.error(how)),
-            Err(NoAnswer::Deadline) => Err(self
-                .failed(format!("not ready within {:?}", config.boot_deadline))
-                .await),
-        }
-    }
-
-    /// When the last export was mounted.
-    fn last_mount(&self) -> Option<Duration> {
-        let mut events = self.wire.events.reader();
-        let all = std::iter::from_fn(|| events.try_recv());
-        let last = all.filter(|e| matches!(e.kind, EventKind::Mounted(_))).last()?;
-        Some(last.at.saturating_duration_since(self.wire.power_on))
-    }
-
-    /// Ends the machine and makes the error, with everything on its console.
-    async fn failed(&self, problem: String) -> Error {
-        self.wire.kill();
-        let _ = tokio::time::timeout(SHUTDOWN_DEADLINE, self.wire.ended()).await;
-        self.error(problem)
-    }
-
-    fn error(&self, problem: String) -> Error {
-        Error::Boot {
-            guest: self.name.clone(),
-            problem,
-            console: self.wire.tail(),
-        }
-    }
-}
-
-/// Switches a machine on.
-async fn launch(config: &GuestConfig, cache: &Cache, engine: Engine) -> Result<Launched> {
-    let (kernel, initramfs) = prepare(config, cache).await?;
-    let console_log = config.console_log.as_deref().map(create).transpose()?;
-    let network = match config.network {
-        Some(proof) => Some((Tap::open(proof, config.index)?.into_fd(), config.index)),
-        None => None,
-    };
-    let machine = Machine {
-        engine,
-        memory_mib: config.memory_mib,
-        kernel,
-        initramfs,
-        append: config.kernel_args.clone(),
-        network,
-    };
-    let power_on = Instant::now();
-    let running = qemu::start(&config.name, machine)?;
-    let wire = Wire::connect(power_on, running, console_log).context(|| "connecting to QEMU".into())?;
-    Ok(Launched {
-        name: config.name.clone(),
-        wire,
-    })
-}
-
-/// Unpacks the kernel and builds the initramfs, unless the cache has them. That
-/// may take a second, so it is done off the runtime's threads.
-async fn prepare(config: &GuestConfig, cache: &Cache) -> Result<(PathBuf, PathBuf)> {
-    let (cache, kernel, userland) = (cache.clone(), config.kernel.clone(), config.userland.clone());
-    let agent = match &config.agent {
-        Some(path) => path.clone(),
-        None => std::env::current_exe().context(|| "finding our own executable".into())?,
-    };
-    let work = move || {
-        let image = vmlinux::bootable(&cache, &kernel);
-        Ok((image, initramfs::build(&cache, &kernel, &userland, &agent)?))
-    };
-    let built = tokio::task::spawn_blocking(work).await;
-    built.map_err(|e| Error::Malformed {
-        what: "preparing a boot".into(),
-        problem: e.to_string(),
-    })?
-}
-
-fn create(path: &Path) -> Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).context(|| format!("creating {}", parent.display()))?;
-    }
-    File::create(path).context(|| format!("creating the console log {}", path.display()))
-}
-
-/// Boots to the agent's greeting and ends the machine: does this engine work?
-pub(crate) async fn try_boot(config: &GuestConfig, cache: &Cache, engine: Engine) -> Result<Duration> {
-    let launched = launch(config, cache, engine).await?;
-    let greeting = tokio::time::timeout(config.boot_deadline, launched.greeting()).await;
-    match greeting {
-        Ok(Ok(time)) => {
-            launched.wire.kill();
-            launched.wire.ended().await;
-            Ok(time)
-        }
-        Ok(Err(e)) => Err(e),
-        Err(_) => Err(launched
-            .failed(format!("no sign of life within {:?}", config.boot_deadline))
-            .await),
     }
 }
