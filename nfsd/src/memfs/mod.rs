@@ -16,7 +16,7 @@
 //!
 //! Why this cannot deadlock: without the mutex every operation waits downwards only. The holder of the mutex
 //! may hold A and wait for B, neither above the other; whoever holds B waits, if at all, for something below
-//! B, and A is not there. Where to read on: [`inode`], [`dir`], [`content`], then [`rename`].
+//! B, and A is not there. Where to read on: `inode`, `dir`, `content`, then `rename`.
 //!
 //! # What it does not have
 //!

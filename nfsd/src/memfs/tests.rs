@@ -338,6 +338,54 @@ fn four_threads_in_one_tree() {
     assert_empty(&fs);
 }
 
+/// Two directories, each about to go into the other: one RENAME wins, and then the other is impossible.
+#[test]
+fn of_two_directories_only_one_goes_into_the_other() {
+    let fs = MemFs::new(&MemConfig::default());
+    let (root, cx) = (fs.root(), root_cx());
+    let (a, b) = (fs.make_dirs("a", NOW).unwrap(), fs.make_dirs("b", NOW).unwrap());
+    let barrier = std::sync::Barrier::new(2);
+    for _ in 0..3000 {
+        let (into_b, into_a) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                barrier.wait();
+                fs.rename(&cx, &root, b"a", &b, b"a").err()
+            });
+            barrier.wait();
+            let mine = fs.rename(&cx, &root, b"b", &a, b"b").err();
+            (other.join().unwrap(), mine)
+        });
+        let (back, lost) = match (into_b, into_a) {
+            (None, Some(lost)) => (fs.rename(&cx, &b, b"a", &root, b"a"), lost),
+            (Some(lost), None) => (fs.rename(&cx, &a, b"b", &root, b"b"), lost),
+            both => panic!("{both:?}"),
+        };
+        assert_eq!(lost, Nfsstat3::NFS3ERR_INVAL);
+        back.unwrap();
+    }
+}
+
+/// Two directories that exchange files cross each other's locks in opposite order.
+#[test]
+fn files_cross_between_two_directories() {
+    let fs = MemFs::new(&MemConfig::default());
+    let (a, b) = (fs.make_dirs("a", NOW).unwrap(), fs.make_dirs("b", NOW).unwrap());
+    fs.write_file("a/x", "", NOW).unwrap();
+    fs.write_file("b/y", "", NOW).unwrap();
+    let to_and_fro = |from: &FileKey, to: &FileKey, name: &[u8]| {
+        for _ in 0..5000 {
+            fs.rename(&root_cx(), from, name, to, name).unwrap();
+            fs.rename(&root_cx(), to, name, from, name).unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| to_and_fro(&a, &b, b"x"));
+        to_and_fro(&b, &a, b"y");
+    });
+    remove_all(&fs, &fs.root());
+    assert_empty(&fs);
+}
+
 #[test]
 fn writers_of_one_file_on_two_threads_leave_whole_writes() {
     let fs = MemFs::new(&MemConfig::default());

@@ -5,7 +5,7 @@
 //! ([`Exports::resolve_for`]), becomes the caller that the export sees, asks the store, and adds what the reply
 //! wants besides: the attributes after a failure, the limits, the write verifier.
 //!
-//! The files follow the specification's groups: [`attributes`](self) (GETATTR, SETATTR, LOOKUP, ACCESS,
+//! The files follow the specification's groups: `attributes` (GETATTR, SETATTR, LOOKUP, ACCESS,
 //! READLINK), `data` (READ, WRITE, COMMIT), `make` (CREATE, MKDIR, SYMLINK, MKNOD), `names` (REMOVE, RMDIR,
 //! RENAME, LINK), `list` (READDIR, READDIRPLUS), `fs` (FSSTAT, FSINFO, PATHCONF).
 //!
