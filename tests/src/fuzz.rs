@@ -1,0 +1,195 @@
+//! What each fuzz target does with its input: decode, and check what must hold of whatever was decoded.
+//! A panic is a finding. The targets in `fuzz/` and the replay of the seeds in `tests/tests/corpus.rs` both
+//! call these functions.
+
+use crate::programs::PROCEDURES;
+use bytes::{Buf, Bytes, BytesMut};
+use rpc::msg::{self, AuthSys, CallHeader, Credential, NotACall, Reply, RpcError};
+use rpc::record::{RecordReader, TooLong};
+use rpc::xdr::{self, Reader, Writer};
+
+/// A target's name and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("record_reader", record_reader),
+    ("call_header", call_header),
+    ("reply_header", reply_header),
+    ("auth_sys", auth_sys),
+    ("arguments", arguments),
+];
+
+/// The limit that [`record_reader`] sets: small, so that the fuzzer reaches it.
+pub const RECORD_LIMIT: usize = 4096;
+
+/// The first byte says in how many bytes at a time the rest, a TCP stream, arrives. The records that come
+/// out must be those that a few obvious lines cut out of the whole stream, and no buffer may grow beyond
+/// what has arrived or the limit allows.
+///
+/// # Panics
+/// If not.
+pub fn record_reader(data: &[u8]) {
+    let Some((&step, stream)) = data.split_first() else { return };
+    let step = usize::from(step).max(1);
+    let mut reader = RecordReader::new(RECORD_LIMIT);
+    let (mut buffer, mut records) = (BytesMut::new(), Vec::new());
+    let mut end = None;
+    'stream: for piece in stream.chunks(step) {
+        reader.reserve(&mut buffer);
+        let room = buffer.capacity();
+        assert!(room <= 8 * rpc::record::FIRST_BUFFER + 2 * stream.len(), "a buffer of {room} bytes");
+        buffer.extend_from_slice(piece);
+        loop {
+            match reader.next(&mut buffer) {
+                Ok(Some(record)) => records.push(record),
+                Ok(None) => break,
+                Err(too_long) => {
+                    end = Some(too_long);
+                    break 'stream;
+                }
+            }
+        }
+    }
+    assert_eq!((records, end), cut(stream));
+}
+
+/// RFC 5531, section 11, without a thought for partial reads.
+fn cut(mut stream: &[u8]) -> (Vec<Bytes>, Option<TooLong>) {
+    let (mut records, mut record) = (Vec::new(), Vec::new());
+    while let Ok(mark) = stream.try_get_u32() {
+        let (last, len) = (mark >> 31 == 1, (mark & 0x7fff_ffff) as usize);
+        let announced = record.len() + len;
+        if announced > RECORD_LIMIT {
+            return (records, Some(TooLong { announced, limit: RECORD_LIMIT }));
+        }
+        let Some((fragment, rest)) = stream.split_at_checked(len) else { break };
+        record.extend_from_slice(fragment);
+        stream = rest;
+        if last {
+            records.push(std::mem::take(&mut record).into());
+        }
+    }
+    (records, None)
+}
+
+/// A call's header and credential: what can be read is written again as the same bytes, and what is refused
+/// can be answered.
+///
+/// # Panics
+/// If not.
+pub fn call_header(data: &[u8]) {
+    let mut r = Reader::new(data);
+    match CallHeader::read(&mut r) {
+        Ok(header) => {
+            let again = xdr::to_bytes(&header);
+            assert_eq!(again.len(), r.offset());
+            assert_eq!(CallHeader::read(&mut Reader::new(&again)), Ok(header));
+            if let Ok(Credential::Sys(sys)) = Credential::parse(&header.cred) {
+                assert_auth_sys(&sys);
+            }
+        }
+        Err(NotACall::Refused { xid, error }) => assert_refusal(xid, error),
+        Err(NotACall::Hopeless(error)) => assert!(error.offset <= data.len(), "{error}"),
+    }
+}
+
+/// A reply, as our outgoing calls read it: a refusal that can be read can be written, and a result is the
+/// end of the message.
+///
+/// # Panics
+/// If not.
+pub fn reply_header(data: &[u8]) {
+    let message = Bytes::copy_from_slice(data);
+    match Reply::read(&message) {
+        Ok(Reply { result: Ok(result), .. }) => assert!(message.ends_with(&result)),
+        Ok(Reply { xid, result: Err(error) }) => assert_refusal(xid, error),
+        Err(error) => assert!(error.offset <= data.len(), "{error}"),
+    }
+}
+
+/// The body of an AUTH_SYS credential.
+///
+/// # Panics
+/// If what can be read is not written again as the same.
+pub fn auth_sys(data: &[u8]) {
+    if let Ok(sys) = xdr::from_bytes::<AuthSys<'_>>(data) {
+        assert_eq!(xdr::to_bytes(&sys).len(), data.len());
+        assert_auth_sys(&sys);
+    }
+}
+
+/// The first byte chooses a procedure, the rest are its arguments.
+///
+/// # Panics
+/// If what can be read is not written again as the same.
+pub fn arguments(data: &[u8]) {
+    let Some((&choice, args)) = data.split_first() else { return };
+    let Some(procedure) = PROCEDURES.get(usize::from(choice) % PROCEDURES.len()) else { return };
+    if let Err(error) = (procedure.decode)(args) {
+        assert!(error.offset <= args.len(), "{}: {error}", procedure.name);
+    }
+}
+
+fn assert_auth_sys(sys: &AuthSys<'_>) {
+    assert_eq!(xdr::from_bytes(&xdr::to_bytes(sys)), Ok(*sys));
+    assert!(sys.gids().len() <= msg::MAX_GIDS);
+    assert!(sys.machine_name.len() <= msg::MAX_MACHINE_NAME);
+}
+
+fn assert_refusal(xid: u32, error: RpcError) {
+    let mut w = Writer::new();
+    msg::refused(&mut w, xid, error);
+    assert_eq!(Reply::read(&w.into_bytes()), Ok(Reply { xid, result: Err(error) }));
+}
+
+/// The seeds of a target: valid input, one of each kind. They lie in `fuzz/seeds`.
+pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    use crate::call::{Call, auth_sys, fragments, words};
+    let calls = || PROCEDURES.iter().map(|p| (p, Call::new(7, p, (p.example)(&[0x5a; 28])).message()));
+    let named = |name: &str, bytes: Vec<u8>| (name.to_owned(), bytes);
+    match target {
+        "record_reader" => {
+            let message = [b'x'; 9];
+            let two = [fragments(&message, 9), fragments(&message, 4)].concat();
+            let step = |n: u8, stream: &[u8]| [&[n], stream].concat();
+            vec![
+                named("whole", step(255, &two)),
+                named("byte-by-byte", step(1, &two)),
+                named("one-byte-fragments", step(3, &fragments(&message, 1))),
+                named("empty-fragments", step(4, &words(&[0, 0, 1 << 31, 0, 0]))),
+                named("two-gib", step(4, &words(&[u32::MAX]))),
+                named("never-ends", step(8, &words(&[4096, 1, 2]))),
+            ]
+        }
+        "call_header" => {
+            let mut seeds = vec![named("null", Call::null(7, 100_003, 3).message())];
+            seeds.extend(calls().take(2).map(|(p, message)| named(p.name, message)));
+            let mut call = Call::null(7, 100_021, 4);
+            call.cred = (1, auth_sys(b"web1", &[4, 24, 27]));
+            seeds.push(named("three-groups", call.message()));
+            call.rpc_version = 3;
+            seeds.push(named("rpc-version-3", call.message()));
+            seeds
+        }
+        "reply_header" => {
+            let mut seeds = vec![named("success", words(&[7, 1, 0, 0, 0, 0, 42]))];
+            for stat in 1..6 {
+                seeds.push(named(&format!("accept-stat-{stat}"), words(&[7, 1, 0, 0, 0, stat, 2, 4])));
+            }
+            seeds.push(named("rpc-mismatch", words(&[7, 1, 1, 0, 2, 2])));
+            seeds.push(named("auth-error", words(&[7, 1, 1, 1, 1])));
+            seeds
+        }
+        "auth_sys" => vec![
+            named("root", auth_sys(b"web1", &[])),
+            named("sixteen-groups", auth_sys(b"web1.example.org", &[1; 16])),
+            named("seventeen-groups", auth_sys(b"", &[1; 17])),
+        ],
+        "arguments" => (0u8..)
+            .zip(PROCEDURES)
+            .map(|(i, p)| (p.name.to_owned(), [&[i], &(p.example)(&[0x5a; 28])[..]].concat()))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
