@@ -226,3 +226,13 @@ impl Encode for TestRes<'_> {
         }
     }
 }
+
+xdr_struct! {
+    /// `nlm4_notify`: the argument of FREE_ALL.
+    pub struct Notify<'a> {
+        /// The host that restarted, as it calls itself.
+        name: CallerName<'a>,
+        /// Its new state number.
+        state: i32,
+    }
+}
