@@ -30,7 +30,9 @@ pub const RECORD_LIMIT: usize = 4096;
 /// # Panics
 /// If not.
 pub fn record_reader(data: &[u8]) {
-    let Some((&step, stream)) = data.split_first() else { return };
+    let Some((&step, stream)) = data.split_first() else {
+        return;
+    };
     let step = usize::from(step).max(1);
     let mut reader = RecordReader::new(RECORD_LIMIT);
     let (mut buffer, mut records) = (BytesMut::new(), Vec::new());
@@ -38,7 +40,10 @@ pub fn record_reader(data: &[u8]) {
     'stream: for piece in stream.chunks(step) {
         reader.reserve(&mut buffer);
         let room = buffer.capacity();
-        assert!(room <= 8 * rpc::record::FIRST_BUFFER + 2 * stream.len(), "a buffer of {room} bytes");
+        assert!(
+            room <= 8 * rpc::record::FIRST_BUFFER + 2 * stream.len(),
+            "a buffer of {room} bytes"
+        );
         buffer.extend_from_slice(piece);
         loop {
             match reader.next(&mut buffer) {
@@ -61,9 +66,17 @@ fn cut(mut stream: &[u8]) -> (Vec<Bytes>, Option<TooLong>) {
         let (last, len) = (mark >> 31 == 1, (mark & 0x7fff_ffff) as usize);
         let announced = record.len() + len;
         if announced > RECORD_LIMIT {
-            return (records, Some(TooLong { announced, limit: RECORD_LIMIT }));
+            return (
+                records,
+                Some(TooLong {
+                    announced,
+                    limit: RECORD_LIMIT,
+                }),
+            );
         }
-        let Some((fragment, rest)) = stream.split_at_checked(len) else { break };
+        let Some((fragment, rest)) = stream.split_at_checked(len) else {
+            break;
+        };
         record.extend_from_slice(fragment);
         stream = rest;
         if last {
@@ -102,8 +115,13 @@ pub fn call_header(data: &[u8]) {
 pub fn reply_header(data: &[u8]) {
     let message = Bytes::copy_from_slice(data);
     match Reply::read(&message) {
-        Ok(Reply { result: Ok(result), .. }) => assert!(message.ends_with(&result)),
-        Ok(Reply { xid, result: Err(error) }) => assert_refusal(xid, error),
+        Ok(Reply {
+            result: Ok(result), ..
+        }) => assert!(message.ends_with(&result)),
+        Ok(Reply {
+            xid,
+            result: Err(error),
+        }) => assert_refusal(xid, error),
         Err(error) => assert!(error.offset <= data.len(), "{error}"),
     }
 }
@@ -124,8 +142,12 @@ pub fn auth_sys(data: &[u8]) {
 /// # Panics
 /// If what can be read is not written again as the same.
 pub fn arguments(data: &[u8]) {
-    let Some((&choice, args)) = data.split_first() else { return };
-    let Some(procedure) = PROCEDURES.get(usize::from(choice) % PROCEDURES.len()) else { return };
+    let Some((&choice, args)) = data.split_first() else {
+        return;
+    };
+    let Some(procedure) = PROCEDURES.get(usize::from(choice) % PROCEDURES.len()) else {
+        return;
+    };
     if let Err(error) = (procedure.decode)(args) {
         assert!(error.offset <= args.len(), "{}: {error}", procedure.name);
     }
@@ -140,13 +162,23 @@ fn assert_auth_sys(sys: &AuthSys<'_>) {
 fn assert_refusal(xid: u32, error: RpcError) {
     let mut w = Writer::new();
     msg::refused(&mut w, xid, error);
-    assert_eq!(Reply::read(&w.into_bytes()), Ok(Reply { xid, result: Err(error) }));
+    assert_eq!(
+        Reply::read(&w.into_bytes()),
+        Ok(Reply {
+            xid,
+            result: Err(error)
+        })
+    );
 }
 
 /// The seeds of a target: valid input, one of each kind. They lie in `fuzz/seeds`.
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     use crate::call::{Call, auth_sys, fragments, words};
-    let calls = || PROCEDURES.iter().map(|p| (p, Call::new(7, p, (p.example)(&[0x5a; 28])).message()));
+    let calls = || {
+        PROCEDURES
+            .iter()
+            .map(|p| (p, Call::new(7, p, (p.example)(&[0x5a; 28])).message()))
+    };
     let named = |name: &str, bytes: Vec<u8>| (name.to_owned(), bytes);
     match target {
         "record_reader" => {
@@ -175,7 +207,10 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "reply_header" => {
             let mut seeds = vec![named("success", words(&[7, 1, 0, 0, 0, 0, 42]))];
             for stat in 1..6 {
-                seeds.push(named(&format!("accept-stat-{stat}"), words(&[7, 1, 0, 0, 0, stat, 2, 4])));
+                seeds.push(named(
+                    &format!("accept-stat-{stat}"),
+                    words(&[7, 1, 0, 0, 0, stat, 2, 4]),
+                ));
             }
             seeds.push(named("rpc-mismatch", words(&[7, 1, 1, 0, 2, 2])));
             seeds.push(named("auth-error", words(&[7, 1, 1, 1, 1])));

@@ -22,7 +22,10 @@ use std::path::PathBuf;
 pub fn nfslab_binary() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
     // target/<profile>/deps/<test>
-    let beside = test.parent().and_then(|deps| deps.parent()).map(|profile| profile.join("nfslab"));
+    let beside = test
+        .parent()
+        .and_then(|deps| deps.parent())
+        .map(|profile| profile.join("nfslab"));
     match beside {
         Some(binary) if binary.is_file() => binary,
         looked => {

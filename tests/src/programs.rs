@@ -25,11 +25,36 @@ pub struct Program {
 
 /// The five programs, in the order of `faults::Service::ALL`.
 pub const PROGRAMS: [Program; 5] = [
-    Program { number: portmap::PROGRAM, low: 2, high: 2, beyond: 6 },
-    Program { number: mount::PROGRAM, low: 3, high: 3, beyond: 6 },
-    Program { number: nfs3::PROGRAM, low: 3, high: 3, beyond: 22 },
-    Program { number: nlm::PROGRAM, low: 4, high: 4, beyond: 24 },
-    Program { number: nsm::PROGRAM, low: 1, high: 1, beyond: 7 },
+    Program {
+        number: portmap::PROGRAM,
+        low: 2,
+        high: 2,
+        beyond: 6,
+    },
+    Program {
+        number: mount::PROGRAM,
+        low: 3,
+        high: 3,
+        beyond: 6,
+    },
+    Program {
+        number: nfs3::PROGRAM,
+        low: 3,
+        high: 3,
+        beyond: 22,
+    },
+    Program {
+        number: nlm::PROGRAM,
+        low: 4,
+        high: 4,
+        beyond: 24,
+    },
+    Program {
+        number: nsm::PROGRAM,
+        low: 1,
+        high: 1,
+        beyond: 7,
+    },
 ];
 
 /// A procedure.
@@ -207,9 +232,8 @@ pub const PROCEDURES: &[Procedure] = procedures! {
             stat: nlm::Nlm4Stat::NLM4_GRANTED,
         };
         NlmProc::NLM_NM_LOCK, nlm::LockArgs<'_>, 4, |fh| lock_args(fh);
-        // `nlm4_notify` is a name and a state, like NSM's `stat_chge`.
-        NlmProc::NLM_FREE_ALL, nsm::StatChge<'_>, 1, |_| nsm::StatChge {
-            mon_name: "hostile".into(),
+        NlmProc::NLM_FREE_ALL, nlm::Notify<'_>, 1, |_| nlm::Notify {
+            name: "hostile".into(),
             state: 3,
         };
     }
@@ -231,15 +255,26 @@ pub const PROCEDURES: &[Procedure] = procedures! {
 };
 
 fn name<'a>(dir: &'a [u8], name: &'a str) -> nfs3::Diropargs3<'a> {
-    nfs3::Diropargs3 { dir: dir.into(), name: name.into() }
+    nfs3::Diropargs3 {
+        dir: dir.into(),
+        name: name.into(),
+    }
 }
 
 fn sattr() -> nfs3::Sattr3 {
-    nfs3::Sattr3 { mode: Some(0o644), ..nfs3::Sattr3::default() }
+    nfs3::Sattr3 {
+        mode: Some(0o644),
+        ..nfs3::Sattr3::default()
+    }
 }
 
 fn mapping(prog: u32) -> Mapping {
-    Mapping { prog, vers: 3, prot: IpProto::IPPROTO_TCP, port: 4000 }
+    Mapping {
+        prog,
+        vers: 3,
+        prot: IpProto::IPPROTO_TCP,
+        port: 4000,
+    }
 }
 
 fn lock(fh: &[u8]) -> nlm::Nlm4Lock<'_> {
@@ -267,6 +302,11 @@ fn lock_args(fh: &[u8]) -> nlm::LockArgs<'_> {
 fn mon_id() -> nsm::MonId<'static> {
     nsm::MonId {
         mon_name: "127.0.0.1".into(),
-        my_id: nsm::MyId { my_name: "127.0.0.1".into(), my_prog: 100_021, my_vers: 4, my_proc: 16 },
+        my_id: nsm::MyId {
+            my_name: "127.0.0.1".into(),
+            my_prog: 100_021,
+            my_vers: 4,
+            my_proc: 16,
+        },
     }
 }

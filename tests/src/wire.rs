@@ -70,7 +70,10 @@ impl Connection {
             let (last, len) = (mark >> 31 == 1, (mark & 0x7fff_ffff) as usize);
             let start = message.len();
             if start + len > MAX_RECORD {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a record of {len} bytes")));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("a record of {len} bytes"),
+                ));
             }
             message.resize(start + len, 0);
             if !self.fill(message.get_mut(start..).unwrap_or_default(), deadline)? {
@@ -86,7 +89,8 @@ impl Connection {
     fn fill(&mut self, mut buffer: &mut [u8], deadline: Instant) -> io::Result<bool> {
         while !buffer.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
-            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            self.stream
+                .set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             match self.stream.read(buffer) {
                 Ok(0) => return Ok(false),
                 Ok(n) => buffer = buffer.get_mut(n..).unwrap_or_default(),

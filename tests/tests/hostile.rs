@@ -8,15 +8,19 @@
 //!
 //! Expected answers are written as words, not by the code under test.
 
+#![allow(clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
 use bytes::Bytes;
 use faults::Service;
 use nfslab::server::{Config, Ports, Server};
 use nfslab_tests::call::{CRED_AT, Call, auth_sys, fragments, record, words};
 use nfslab_tests::programs::{PROCEDURES, PROGRAMS, Procedure, Program};
-use nfslab_tests::wire::{Connection, Datagrams, PATIENCE, Received};
+use nfslab_tests::wire::{Connection, Datagrams, Received};
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{FileFailurePersistence, TestRunner};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::{Cell, RefCell};
+use std::fmt::Debug;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -24,8 +28,13 @@ use tokio::runtime::Runtime;
 
 // --- memory -----------------------------------------------------------------------------------------
 
-/// Remembers the largest single allocation of this process, and how much is allocated now.
+/// Remembers the largest single allocation of the servers' threads, and how much is allocated in all.
 struct Watched;
+
+thread_local! {
+    /// Whether this thread is one of a server's runtime.
+    static OF_SERVER: Cell<bool> = const { Cell::new(false) };
+}
 
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
@@ -39,15 +48,13 @@ static WATCHED: Watched = Watched;
 // SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Relaxed);
-        ALLOCATED.fetch_add(layout.size(), Relaxed);
+        note(layout.size());
         // SAFETY: as the caller promised us.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Relaxed);
-        ALLOCATED.fetch_add(layout.size(), Relaxed);
+        note(layout.size());
         // SAFETY: as the caller promised us.
         unsafe { System.alloc_zeroed(layout) }
     }
@@ -59,9 +66,15 @@ unsafe impl GlobalAlloc for Watched {
     }
 }
 
+fn note(size: usize) {
+    ALLOCATED.fetch_add(size, Relaxed);
+    if OF_SERVER.try_with(Cell::get).unwrap_or_default() {
+        LARGEST.fetch_max(size, Relaxed);
+    }
+}
+
 // --- the server and its neighbours ------------------------------------------------------------------
 
-const SERVER_THREAD: &str = "server";
 static SERVER_PANICS: AtomicUsize = AtomicUsize::new(0);
 
 /// A panic in a task only closes a connection, which looks like an orderly refusal: count them.
@@ -70,7 +83,7 @@ fn count_server_panics() {
     ONCE.call_once(|| {
         let report = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if std::thread::current().name() == Some(SERVER_THREAD) {
+            if OF_SERVER.get() {
                 SERVER_PANICS.fetch_add(1, Relaxed);
             }
             report(info);
@@ -112,13 +125,23 @@ impl Lab {
         count_server_panics();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
-            .thread_name(SERVER_THREAD)
+            .on_thread_start(|| OF_SERVER.set(true))
             .enable_all()
             .build()
             .expect("a runtime");
-        let config = Config { ports: Ports::AUTO, ..Config::default() };
-        let server = runtime.block_on(Server::start(config)).expect("the server starts");
-        let mut lab = Lab { server, runtime, bystanders: Vec::new(), root: Vec::new() };
+        let config = Config {
+            ports: Ports::AUTO,
+            ..Config::default()
+        };
+        let server = runtime
+            .block_on(Server::start(config))
+            .expect("the server starts");
+        let mut lab = Lab {
+            server,
+            runtime,
+            bystanders: Vec::new(),
+            root: Vec::new(),
+        };
         lab.bystanders = Service::ALL.map(|service| lab.connect(service)).into();
         lab.root = lab.mount();
         lab.check_unharmed();
@@ -135,13 +158,23 @@ impl Lab {
 
     fn attacker(&self, service: Service) -> Attacker {
         let to = self.address(service);
-        Attacker { service, to, connection: None, datagrams: Datagrams::open(to).expect("a UDP socket") }
+        Attacker {
+            service,
+            to,
+            connection: None,
+            datagrams: Datagrams::open(to).expect("a UDP socket"),
+        }
     }
 
     fn mount(&self) -> Vec<u8> {
-        let mnt = PROCEDURES.iter().find(|p| p.name == "MOUNTPROC3_MNT").expect("MNT is there");
+        let mnt = PROCEDURES
+            .iter()
+            .find(|p| p.name == "MOUNTPROC3_MNT")
+            .expect("MNT is there");
         let answer = self.attacker(Service::Mount).by_tcp(&valid(mnt, &[]));
-        let Outcome::Answer(answer) = answer else { panic!("MNT brings {answer:?}") };
+        let Outcome::Answer(answer) = answer else {
+            panic!("MNT brings {answer:?}")
+        };
         assert_eq!(answer[24..28], [0; 4], "MNT3_OK");
         let len = u32::from_be_bytes(answer[28..32].try_into().expect("four bytes")) as usize;
         answer[32..32 + len].to_vec()
@@ -152,17 +185,38 @@ impl Lab {
     fn check_unharmed(&mut self) {
         for (service, bystander) in Service::ALL.into_iter().zip(&mut self.bystanders) {
             let expected = Received::Message(null_answer());
-            bystander.send(&record(&null_call(service))).expect("an old connection takes a call");
-            assert_eq!(bystander.receive().expect("and answers it"), expected, "{service}");
+            bystander
+                .send(&record(&null_call(service)))
+                .expect("an old connection takes a call");
+            assert_eq!(
+                bystander.receive().expect("and answers it"),
+                expected,
+                "{service}"
+            );
         }
         for service in Service::ALL {
             let mut new = self.attacker(service);
-            assert_eq!(new.by_tcp(&null_call(service)), Outcome::Answer(null_answer()), "{service}");
-            assert_eq!(new.by_udp(&null_call(service)), Outcome::Answer(null_answer()), "{service}");
+            assert_eq!(
+                new.by_tcp(&null_call(service)),
+                Outcome::Answer(null_answer()),
+                "{service}"
+            );
+            assert_eq!(
+                new.by_udp(&null_call(service)),
+                Outcome::Answer(null_answer()),
+                "{service}"
+            );
         }
-        assert_eq!(SERVER_PANICS.load(Relaxed), 0, "a task of the server panicked");
+        assert_eq!(
+            SERVER_PANICS.load(Relaxed),
+            0,
+            "a task of a server panicked, of this test or another"
+        );
         let largest = LARGEST.load(Relaxed);
-        assert!(largest < LARGEST_ALLOWED, "{largest} bytes were allocated at once");
+        assert!(
+            largest < LARGEST_ALLOWED,
+            "{largest} bytes were allocated at once"
+        );
     }
 
     fn finish(mut self) {
@@ -174,7 +228,8 @@ impl Lab {
 
 impl Attacker {
     fn open(&mut self) -> &mut Connection {
-        self.connection.get_or_insert_with(|| Connection::open(self.to).expect("the server accepts connections"))
+        self.connection
+            .get_or_insert_with(|| Connection::open(self.to).expect("the server accepts connections"))
     }
 
     /// Sends a message in a record of its own and finds out what comes of it.
@@ -191,7 +246,11 @@ impl Attacker {
         let connection = self.open();
         // A server that has closed already shows in what is received.
         let _ = connection.send(&bytes);
-        let mut receive = || connection.receive().expect("an answer or a closed connection in time");
+        let mut receive = || {
+            connection
+                .receive()
+                .expect("an answer or a closed connection in time")
+        };
         let outcome = match receive() {
             Received::Message(probe) if is_probe(&probe) && slow => match receive() {
                 // The lock service may answer later than in turn.
@@ -244,12 +303,18 @@ fn is_probe(answer: &[u8]) -> bool {
 }
 
 fn program(service: Service) -> Program {
-    let at = Service::ALL.iter().position(|s| *s == service).expect("every service is one of all");
+    let at = Service::ALL
+        .iter()
+        .position(|s| *s == service)
+        .expect("every service is one of all");
     PROGRAMS[at]
 }
 
 fn service_of(procedure: &Procedure) -> Service {
-    let at = PROGRAMS.iter().position(|p| p.number == procedure.program).expect("a program of ours");
+    let at = PROGRAMS
+        .iter()
+        .position(|p| p.number == procedure.program)
+        .expect("a program of ours");
     Service::ALL[at]
 }
 
@@ -317,7 +382,12 @@ fn what_is_not_served_gets_the_refusal_that_rfc_5531_names() {
     let mut lab = Lab::start();
     for service in Service::ALL {
         let mut attacker = lab.attacker(service);
-        let Program { number, low, high, beyond } = program(service);
+        let Program {
+            number,
+            low,
+            high,
+            beyond,
+        } = program(service);
         let mismatch = Outcome::Answer(accepted(&[PROG_MISMATCH, low, high]));
         let with = |change: &dyn Fn(&mut Call)| {
             let mut call = null(service);
@@ -326,23 +396,43 @@ fn what_is_not_served_gets_the_refusal_that_rfc_5531_names() {
         };
         for program in [0, 1, number - 1, number + 1, 99_999, 400_000, u32::MAX] {
             let call = with(&|call| call.program = program);
-            assert_eq!(attacker.by_both(&call), refused(PROG_UNAVAIL), "program {program} on {service}");
+            assert_eq!(
+                attacker.by_both(&call),
+                refused(PROG_UNAVAIL),
+                "program {program} on {service}"
+            );
         }
         for version in [0, low - 1, high + 1, u32::MAX] {
             let call = with(&|call| call.version = version);
-            assert_eq!(attacker.by_both(&call), mismatch, "version {version} of {service}");
+            assert_eq!(
+                attacker.by_both(&call),
+                mismatch,
+                "version {version} of {service}"
+            );
         }
         for procedure in [beyond, beyond + 1, 1000, u32::MAX] {
             let call = with(&|call| call.procedure = procedure);
-            assert_eq!(attacker.by_both(&call), refused(PROC_UNAVAIL), "procedure {procedure} of {service}");
+            assert_eq!(
+                attacker.by_both(&call),
+                refused(PROC_UNAVAIL),
+                "procedure {procedure} of {service}"
+            );
         }
         for rpc_version in [0, 1, 3, u32::MAX] {
             let call = with(&|call| call.rpc_version = rpc_version);
-            assert_eq!(attacker.by_both(&call), rpc_mismatch(), "RPC version {rpc_version} on {service}");
+            assert_eq!(
+                attacker.by_both(&call),
+                rpc_mismatch(),
+                "RPC version {rpc_version} on {service}"
+            );
         }
         for message_type in [1, 2, u32::MAX] {
             let call = with(&|call| call.message_type = message_type);
-            assert_eq!(attacker.by_both(&call), Outcome::Closed, "message type {message_type} on {service}");
+            assert_eq!(
+                attacker.by_both(&call),
+                Outcome::Closed,
+                "message type {message_type} on {service}"
+            );
         }
         lab.check_unharmed();
     }
@@ -354,7 +444,11 @@ fn a_reply_sent_to_a_server_closes_the_connection() {
     let lab = Lab::start();
     for service in Service::ALL {
         let mut attacker = lab.attacker(service);
-        for reply in [null_answer(), accepted(&[PROG_MISMATCH, 2, 4]), denied(&[0, 2, 2])] {
+        for reply in [
+            null_answer(),
+            accepted(&[PROG_MISMATCH, 2, 4]),
+            denied(&[0, 2, 2]),
+        ] {
             assert_eq!(attacker.by_both(&reply), Outcome::Closed, "{service}");
         }
     }
@@ -383,7 +477,11 @@ fn a_credential_that_cannot_be_read_is_auth_badcred() {
         ("4 Gi groups", 1, four_gib_groups),
         ("machine name of 256 bytes", 1, std::mem::take(&mut long_name)),
         ("machine name of 4 GiB", 1, four_gib_name),
-        ("AUTH_SYS body of 401 bytes", 1, [&good[..], &[0; 401]].concat()[..401].to_vec()),
+        (
+            "AUTH_SYS body of 401 bytes",
+            1,
+            [&good[..], &[0; 401]].concat()[..401].to_vec(),
+        ),
         ("AUTH_NONE body of 401 bytes", 0, vec![0; 401]),
     ];
     let taken: &[(&str, u32, Vec<u8>)] = &[
@@ -401,14 +499,26 @@ fn a_credential_that_cannot_be_read_is_auth_badcred() {
             attacker.by_both(&call.message())
         };
         for (what, flavor, body) in bad {
-            assert_eq!(ask(*flavor, body), auth_error(AUTH_BADCRED), "{what} to {service}");
+            assert_eq!(
+                ask(*flavor, body),
+                auth_error(AUTH_BADCRED),
+                "{what} to {service}"
+            );
         }
         for (what, flavor, body) in taken {
-            assert_eq!(ask(*flavor, body), Outcome::Answer(null_answer()), "{what} to {service}");
+            assert_eq!(
+                ask(*flavor, body),
+                Outcome::Answer(null_answer()),
+                "{what} to {service}"
+            );
         }
         let mut call = null(service);
         call.verf = (0, vec![0; 401]);
-        assert_eq!(attacker.by_both(&call.message()), auth_error(AUTH_BADVERF), "verifier to {service}");
+        assert_eq!(
+            attacker.by_both(&call.message()),
+            auth_error(AUTH_BADVERF),
+            "verifier to {service}"
+        );
     }
     lab.finish();
 }
@@ -424,9 +534,9 @@ const ABSURD: [u32; 3] = [u32::MAX, i32::MAX as u32, 0x7fff_fffc];
 fn length_words(procedure: &Procedure, args: &[u8]) -> Vec<usize> {
     (0..args.len() / 4)
         .filter(|word| {
-            let mut with_zero = args.to_vec();
-            with_zero[word * 4..][..4].fill(0xff);
-            (procedure.decode)(&with_zero).is_err_and(|error| {
+            let mut absurd = args.to_vec();
+            absurd[word * 4..][..4].fill(0xff);
+            (procedure.decode)(&absurd).is_err_and(|error| {
                 use rpc::xdr::DecodeErrorKind::{TooLong, Truncated};
                 let huge = u32::MAX as usize;
                 matches!(error.kind, TooLong { len, .. } | Truncated { need: len, .. } if len == huge)
@@ -444,18 +554,35 @@ fn a_length_of_four_gib_is_refused_in_every_place_of_every_procedure() {
         for procedure in procedures(service) {
             let args = (procedure.example)(&lab.root);
             let length_words = length_words(procedure, &args);
-            assert_eq!(length_words.len(), procedure.lengths, "lengths in the arguments of {}", procedure.name);
+            assert_eq!(
+                length_words.len(),
+                procedure.lengths,
+                "lengths in the arguments of {}",
+                procedure.name
+            );
             for (word, absurd) in (0..args.len() / 4).flat_map(|word| ABSURD.map(|absurd| (word, absurd))) {
                 let mut changed = args.to_vec();
                 changed[word * 4..][..4].copy_from_slice(&absurd.to_be_bytes());
                 let message = Call::new(XID, procedure, changed.into()).message();
-                for (by, outcome) in [("tcp", attacker.by_tcp(&message)), ("udp", attacker.by_udp(&message))] {
-                    let place = || format!("{} by {by}, word {word} is {absurd:#x}: {outcome:?}", procedure.name);
+                for (by, outcome) in [
+                    ("tcp", attacker.by_tcp(&message)),
+                    ("udp", attacker.by_udp(&message)),
+                ] {
+                    let place = || {
+                        format!(
+                            "{} by {by}, word {word} is {absurd:#x}: {outcome:?}",
+                            procedure.name
+                        )
+                    };
                     if length_words.contains(&word) {
                         assert_eq!(outcome, refused(GARBAGE_ARGS), "{}", place());
                         lengths += 1;
                     } else {
-                        assert!(is_success(&outcome) || outcome == refused(GARBAGE_ARGS), "{}", place());
+                        assert!(
+                            is_success(&outcome) || outcome == refused(GARBAGE_ARGS),
+                            "{}",
+                            place()
+                        );
                     }
                     sent += 1;
                 }
@@ -529,9 +656,15 @@ fn a_stream_that_ends_within_a_record_is_closed() {
         let stream = record(&null_call(service));
         for cut in 0..stream.len() {
             let mut connection = lab.connect(service);
-            connection.send(&stream[..cut]).expect("the beginning of a call is sent");
+            connection
+                .send(&stream[..cut])
+                .expect("the beginning of a call is sent");
             connection.finish().expect("and no more");
-            assert_eq!(connection.receive().expect("an end in time"), Received::Closed, "{cut} bytes");
+            assert_eq!(
+                connection.receive().expect("an end in time"),
+                Received::Closed,
+                "{cut} bytes"
+            );
         }
     }
     lab.finish();
@@ -544,16 +677,29 @@ fn a_record_mark_beyond_the_limit_closes_the_connection() {
     let lab = Lab::start();
     let limit = rpc::record::MAX_RECORD as u32;
     for service in Service::ALL {
-        for mark in [u32::MAX, i32::MAX as u32, 1 << 30, (1 << 31) | (limit + 1), limit + 1] {
+        for mark in [
+            u32::MAX,
+            i32::MAX as u32,
+            1 << 30,
+            (1 << 31) | (limit + 1),
+            limit + 1,
+        ] {
             let mut connection = lab.connect(service);
             connection.send(&words(&[mark])).expect("a mark is sent");
-            assert_eq!(connection.receive().expect("an end in time"), Received::Closed, "mark {mark:#x}");
+            assert_eq!(
+                connection.receive().expect("an end in time"),
+                Received::Closed,
+                "mark {mark:#x}"
+            );
             // With a call in front, that one is answered.
             let mut attacker = lab.attacker(service);
             let stream = [record(&null_call(service)), words(&[mark])].concat();
             attacker.open().send(&stream).expect("a call and a mark are sent");
             let answer = attacker.open().receive().expect("an answer or an end in time");
-            assert!([Received::Message(null_answer()), Received::Closed].contains(&answer), "{answer:?}");
+            assert!(
+                [Received::Message(null_answer()), Received::Closed].contains(&answer),
+                "{answer:?}"
+            );
         }
     }
     lab.finish();
@@ -568,7 +714,11 @@ fn fragments_that_add_up_beyond_the_limit_close_the_connection() {
         // The server takes as many as fit; then it closes, perhaps before we have sent all.
         let all_sent = (0..=rpc::record::MAX_RECORD / fragment).all(|_| connection.send(&bytes).is_ok());
         let end = connection.receive().expect("an end in time");
-        assert_eq!(end, Received::Closed, "fragments of {fragment} bytes, all sent: {all_sent}");
+        assert_eq!(
+            end,
+            Received::Closed,
+            "fragments of {fragment} bytes, all sent: {all_sent}"
+        );
     }
     lab.finish();
 }
@@ -582,14 +732,19 @@ fn announcements_cost_no_memory() {
     let mut open = Vec::new();
     for last in [0, 1 << 31].into_iter().cycle().take(CONNECTIONS) {
         let mut connection = lab.connect(Service::Nfs);
-        connection.send(&words(&[announced | last, 0])).expect("a mark and four bytes are sent");
+        connection
+            .send(&words(&[announced | last, 0]))
+            .expect("a mark and four bytes are sent");
         open.push(connection);
     }
     // Whatever the server does about an announcement, it has done before it answers a later call.
     lab.check_unharmed();
     let grown = ALLOCATED.load(Relaxed).saturating_sub(before);
     let allowed = CONNECTIONS * 64 * 1024;
-    assert!(grown < allowed, "{CONNECTIONS} times {announced} bytes announced: {grown} bytes allocated");
+    assert!(
+        grown < allowed,
+        "{CONNECTIONS} times {announced} bytes announced: {grown} bytes allocated"
+    );
     for mut connection in open {
         connection.finish().expect("the connection is there still");
         assert_eq!(connection.receive().expect("an end in time"), Received::Closed);
@@ -608,7 +763,9 @@ fn a_fragment_that_never_ends_holds_up_nobody() {
     }
     for _ in 0..20 {
         for connection in &mut slow {
-            connection.send(&[0; 100]).expect("some bytes of the fragment are sent");
+            connection
+                .send(&[0; 100])
+                .expect("some bytes of the fragment are sent");
         }
         lab.check_unharmed();
     }
@@ -624,7 +781,11 @@ fn a_call_may_come_in_fragments_of_any_size() {
             let message = valid(procedure, &lab.root);
             for size in [1, 2, 3, 4, 5, 31] {
                 let outcome = attacker.by_stream(&fragments(&message, size));
-                assert!(is_success(&outcome), "{} by {size} bytes: {outcome:?}", procedure.name);
+                assert!(
+                    is_success(&outcome),
+                    "{} by {size} bytes: {outcome:?}",
+                    procedure.name
+                );
             }
         }
         // Every byte in a segment of its own.
@@ -650,33 +811,52 @@ fn fragments_of_no_bytes_are_skipped() {
         }
         stream.extend(&nothing);
         stream.extend(words(&[1 << 31]));
-        assert_eq!(attacker.by_stream(&stream), Outcome::Answer(null_answer()), "{service}");
+        assert_eq!(
+            attacker.by_stream(&stream),
+            Outcome::Answer(null_answer()),
+            "{service}"
+        );
         // A record of no bytes is no message: no xid to answer.
-        assert_eq!(attacker.by_stream(&words(&[1 << 31])), Outcome::Closed, "{service}");
-        assert_eq!(attacker.by_stream(&words(&[0, 0, 1 << 31])), Outcome::Closed, "{service}");
+        assert_eq!(
+            attacker.by_stream(&words(&[1 << 31])),
+            Outcome::Closed,
+            "{service}"
+        );
+        assert_eq!(
+            attacker.by_stream(&words(&[0, 0, 1 << 31])),
+            Outcome::Closed,
+            "{service}"
+        );
     }
     lab.finish();
 }
 
 // --- junk -------------------------------------------------------------------------------------------
 
-/// Runs a property; a failing case is printed and kept in a file beside this one.
-fn for_each<T: std::fmt::Debug>(cases: u32, input: impl Strategy<Value = T>, check: impl Fn(T) -> bool) {
-    let config = ProptestConfig { cases, ..ProptestConfig::with_source_file(file!()) };
+/// Checks that `check` is true for random inputs. A failing one is printed in its simplest form, and its seed
+/// goes to a file from which every later run repeats it.
+fn for_each<T: Debug>(cases: u32, input: impl Strategy<Value = T>, check: impl Fn(T) -> bool) {
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/regressions/hostile.txt");
+    let failure_persistence = Some(Box::new(FileFailurePersistence::Direct(kept)) as _);
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence,
+        ..ProptestConfig::default()
+    });
     let property = |input| {
-        prop_assert!(check(input), "the server did not survive this");
+        prop_assert!(check(input), "neither an answer nor a closed connection");
         Ok(())
     };
-    if let Err(failed) = TestRunner::new(config).run(&input.prop_map(Junk), |Junk(input)| property(input)) {
+    if let Err(failed) = runner.run(&input, property) {
         panic!("{failed}");
     }
 }
 
-#[derive(Debug)]
-struct Junk<T>(T);
-
 fn junk(longest: usize) -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec(prop_oneof![2 => any::<u8>(), 1 => Just(0), 1 => Just(0xff)], 0..longest)
+    prop::collection::vec(
+        prop_oneof![2 => any::<u8>(), 1 => Just(0), 1 => Just(0xff)],
+        0..longest,
+    )
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -699,7 +879,7 @@ fn a_stream_of_junk_is_closed() {
 #[test]
 fn junk_in_a_record_or_a_datagram_is_closed_or_refused() {
     let lab = Lab::start();
-    let attackers = std::cell::RefCell::new(Service::ALL.map(|service| lab.attacker(service)));
+    let attackers = RefCell::new(Service::ALL.map(|service| lab.attacker(service)));
     for_each(500, (0..5_usize, junk(200)), |(service, junk)| {
         let attacker = &mut attackers.borrow_mut()[service];
         let outcome = attacker.by_tcp(&junk);
@@ -712,18 +892,26 @@ fn junk_in_a_record_or_a_datagram_is_closed_or_refused() {
 #[test]
 fn junk_as_arguments_is_answered() {
     let lab = Lab::start();
-    let attackers = std::cell::RefCell::new(Service::ALL.map(|service| lab.attacker(service)));
-    let input = (prop::sample::select(PROCEDURES), junk(120), any::<prop::sample::Index>());
+    let attackers = RefCell::new(Service::ALL.map(|service| lab.attacker(service)));
+    let input = (
+        prop::sample::select(PROCEDURES),
+        junk(120),
+        any::<prop::sample::Index>(),
+    );
     for_each(1500, input, |(procedure, junk, keep)| {
         // Junk alone is rarely more than a bad first length: put it behind some of the right arguments.
         let right = (procedure.example)(&lab.root);
         let args = [&right[..keep.index(right.len() + 1) & !3], &junk].concat();
         let service = service_of(&procedure);
-        let at = Service::ALL.iter().position(|s| *s == service).expect("every service is one of all");
+        let at = Service::ALL
+            .iter()
+            .position(|s| *s == service)
+            .expect("every service is one of all");
         let attacker = &mut attackers.borrow_mut()[at];
         let message = Call::new(XID, &procedure, args.into()).message();
         let fine = |outcome: Outcome| {
-            is_success(&outcome) || outcome == refused(GARBAGE_ARGS)
+            is_success(&outcome)
+                || outcome == refused(GARBAGE_ARGS)
                 || (outcome == Outcome::Silence && !procedure.answered)
         };
         fine(attacker.by_tcp(&message)) && fine(attacker.by_udp(&message))

@@ -13,9 +13,12 @@
 //! that we encode in the wrong order meet in the wrong place. Their types know no limits; ours are checked
 //! at and beyond each.
 
+#![allow(clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
 use nfs3_types::xdr_codec::{List, Pack, Unpack, Void};
 use nfs3_types::{mount as their_mount, nfs3 as their_nfs, portmap as their_portmap, rpc as their_rpc};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use proto::mount::{self, Mountstat3};
 use proto::nfs3::{self, Ftype3, Nfsstat3, Nfstime3, SetTime, StableHow};
 use proto::portmap::{IpProto, Mapping, PmapList};
@@ -62,12 +65,23 @@ where
 {
     let theirs = ours.to();
     let bytes = &xdr::to_bytes(ours)[..];
-    prop_assert_eq!(&pack(&theirs)[..], bytes, "the encodings of {:?} and {:?} differ", ours, theirs);
+    prop_assert_eq!(
+        &pack(&theirs)[..],
+        bytes,
+        "the encodings of {:?} and {:?} differ",
+        ours,
+        theirs
+    );
     let decoded = unpack::<Theirs>(bytes);
     prop_assert_eq!(format!("{decoded:?}"), format!("{:?}", Some(&theirs)));
     let again = decoded.map(|theirs| pack(&theirs));
     prop_assert_eq!(again.as_deref(), Some(bytes));
-    prop_assert_eq!(decode(bytes), Ok(true), "our own {:?} comes back as another", ours);
+    prop_assert_eq!(
+        decode(bytes),
+        Ok(true),
+        "our own {:?} comes back as another",
+        ours
+    );
     if !bytes.is_empty() {
         let less = &bytes[..cut.index(bytes.len())];
         prop_assert!(unpack::<Theirs>(less).is_none(), "they decode {:?}", less);
@@ -81,11 +95,22 @@ fn same<T: PartialEq>(a: &T, b: &T) -> bool {
     a == b
 }
 
+/// A failing case is printed in its simplest form; its seed goes to a file from which every later run repeats it.
+fn config(cases: u32) -> ProptestConfig {
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/regressions/oracle.txt");
+    let failure_persistence = Some(Box::new(FileFailurePersistence::Direct(kept)) as _);
+    ProptestConfig {
+        cases,
+        failure_persistence,
+        ..ProptestConfig::default()
+    }
+}
+
 /// One test for each pair of types.
 macro_rules! agreement {
     ($($test:ident: $ours:ty => $theirs:ty;)*) => {
         proptest! {
-            #![proptest_config(ProptestConfig::with_cases(200))]
+            #![proptest_config(config(200))]
             $(#[test]
             fn $test(ours in <$ours>::any(), cut in any::<prop::sample::Index>()) {
                 let decode = |bytes: &[u8]| Ok(same(&xdr::from_bytes(bytes)?, &ours));
@@ -527,7 +552,10 @@ impl To<their_nfs::mknoddata3> for nfs3::MknodData3 {
         use their_nfs::mknoddata3 as theirs;
         match self {
             nfs3::MknodData3::Device(t, attributes, spec) => {
-                let device = their_nfs::devicedata3 { dev_attributes: attributes.to(), spec: spec.to() };
+                let device = their_nfs::devicedata3 {
+                    dev_attributes: attributes.to(),
+                    spec: spec.to(),
+                };
                 match *t {
                     Ftype3::NF3CHR => theirs::NF3CHR(device),
                     Ftype3::NF3BLK => theirs::NF3BLK(device),
@@ -559,7 +587,10 @@ impl To<their_nfs::SYMLINK3args<'static>> for nfs3::Symlink3Args<'static> {
             symlink_attributes: self.symlink_attributes.to(),
             symlink_data: self.symlink_data.to(),
         };
-        their_nfs::SYMLINK3args { where_: self.where_.to(), symlink }
+        their_nfs::SYMLINK3args {
+            where_: self.where_.to(),
+            symlink,
+        }
     }
 }
 
@@ -597,8 +628,10 @@ dir_lists! {
 impl Sample for mount::MountRes3<'static> {
     fn any() -> BoxedStrategy<Self> {
         prop_oneof![
-            (Sample::any(), Sample::any())
-                .prop_map(|(fhandle, auth_flavors)| mount::MountRes3::Ok { fhandle, auth_flavors }),
+            (Sample::any(), Sample::any()).prop_map(|(fhandle, auth_flavors)| mount::MountRes3::Ok {
+                fhandle,
+                auth_flavors
+            }),
             prop::sample::select(&Mountstat3::ALL[1..]).prop_map(mount::MountRes3::Err),
         ]
         .boxed()
@@ -608,12 +641,13 @@ impl Sample for mount::MountRes3<'static> {
 impl To<their_mount::mountres3<'static>> for mount::MountRes3<'static> {
     fn to(&self) -> their_mount::mountres3<'static> {
         match self {
-            mount::MountRes3::Ok { fhandle, auth_flavors } => {
-                their_mount::mountres3::Ok(their_mount::mountres3_ok {
-                    fhandle: fhandle.to(),
-                    auth_flavors: auth_flavors.clone(),
-                })
-            }
+            mount::MountRes3::Ok {
+                fhandle,
+                auth_flavors,
+            } => their_mount::mountres3::Ok(their_mount::mountres3_ok {
+                fhandle: fhandle.to(),
+                auth_flavors: auth_flavors.clone(),
+            }),
             mount::MountRes3::Err(status) => their_mount::mountres3::Err(status.to()),
         }
     }
@@ -712,8 +746,12 @@ agreement! {
 
 /// Flavours that both know.
 fn auth() -> impl Strategy<Value = OpaqueAuth<'static>> {
-    let flavors =
-        vec![AuthFlavor::AUTH_NONE, AuthFlavor::AUTH_SYS, AuthFlavor::AUTH_SHORT, AuthFlavor::AUTH_DH];
+    let flavors = vec![
+        AuthFlavor::AUTH_NONE,
+        AuthFlavor::AUTH_SYS,
+        AuthFlavor::AUTH_SHORT,
+        AuthFlavor::AUTH_DH,
+    ];
     (prop::sample::select(flavors), Sample::any()).prop_map(|(flavor, body)| OpaqueAuth { flavor, body })
 }
 
@@ -732,12 +770,18 @@ fn their_call(h: &CallHeader<'static>) -> their_rpc::rpc_msg<'static, 'static> {
 }
 
 fn their_reply(xid: u32, body: their_rpc::reply_body<'static>) -> their_rpc::rpc_msg<'static, 'static> {
-    their_rpc::rpc_msg { xid, body: their_rpc::msg_body::REPLY(body) }
+    their_rpc::rpc_msg {
+        xid,
+        body: their_rpc::msg_body::REPLY(body),
+    }
 }
 
 fn their_accepted(data: their_rpc::accept_stat_data) -> their_rpc::reply_body<'static> {
     let verf = their_rpc::opaque_auth::default();
-    their_rpc::reply_body::MSG_ACCEPTED(their_rpc::accepted_reply { verf, reply_data: data })
+    their_rpc::reply_body::MSG_ACCEPTED(their_rpc::accepted_reply {
+        verf,
+        reply_data: data,
+    })
 }
 
 /// Each refusal that RFC 5531 has, in our words and in theirs.
@@ -768,7 +812,7 @@ fn their_refusal(error: RpcError) -> their_rpc::reply_body<'static> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(config(500))]
 
     #[test]
     fn call_header(
@@ -862,7 +906,11 @@ fn check_limit<'a, const MAX: usize>(at: &'a [u8], beyond: &'a [u8]) {
 }
 
 fn too_long(what: &'static str, len: usize, limit: usize) -> DecodeError {
-    DecodeError { what, offset: 0, kind: DecodeErrorKind::TooLong { len, limit } }
+    DecodeError {
+        what,
+        offset: 0,
+        kind: DecodeErrorKind::TooLong { len, limit },
+    }
 }
 
 #[test]
@@ -888,9 +936,17 @@ fn each_limit_is_kept_to_the_byte() {
 #[test]
 fn seventeen_groups_are_one_too_many() {
     let credential = |groups: usize| {
-        pack(&their_rpc::auth_unix { gids: vec![7; groups], ..their_rpc::auth_unix::default() })
+        pack(&their_rpc::auth_unix {
+            gids: vec![7; groups],
+            ..their_rpc::auth_unix::default()
+        })
     };
-    assert_eq!(xdr::from_bytes::<AuthSys<'_>>(&credential(16)).expect("sixteen are taken").gids(), [7; 16]);
+    assert_eq!(
+        xdr::from_bytes::<AuthSys<'_>>(&credential(16))
+            .expect("sixteen are taken")
+            .gids(),
+        [7; 16]
+    );
     let refused = xdr::from_bytes::<AuthSys<'_>>(&credential(17)).expect_err("seventeen are not");
     assert_eq!(refused.kind, DecodeErrorKind::TooLong { len: 17, limit: 16 });
 }
