@@ -67,8 +67,7 @@ pub async fn run(scenario: &Scenario, setting: &Setting, timeline: Shared) -> Re
     tellers.spawn(tell_server(server.node().events.since(0), timeline.clone()));
     tellers.spawn(print(server.node().clock.clone(), timeline.clone()));
     let control = Control::new(CONTROL.parse::<Endpoint>().map_err(anyhow::Error::msg)?)?;
-    let clock_start = server.node().clock.at(started);
-    let guests = boot(scenario, setting, &timeline, started, clock_start, tellers).await?;
+    let guests = boot(scenario, setting, &timeline, &server.node().clock, tellers).await?;
     let mut stage = Stage {
         scenario,
         server: &server,
@@ -131,8 +130,7 @@ async fn boot(
     scenario: &Scenario,
     setting: &Setting,
     timeline: &Shared,
-    started: Instant,
-    clock_start: Duration,
+    clock: &Arc<Clock>,
     tellers: &mut JoinSet<()>,
 ) -> Result<BTreeMap<String, Booted>> {
     let mut booting = JoinSet::new();
@@ -148,8 +146,7 @@ async fn boot(
         let uname = guest.exec("uname -r", Duration::from_secs(10)).await?;
         let kernel = uname.stdout.trim().to_owned();
         let mounted = guest.booted().mounted.unwrap_or(guest.booted().ready);
-        let at = guest.power_on() + mounted;
-        let since_start = clock_start + at.saturating_duration_since(started);
+        let at = clock.at(guest.power_on() + mounted);
         let mounts = scenario.clients.iter().find(|c| c.name == name).map_or(&[][..], |c| &c.mounts);
         let places: Vec<_> = mounts.iter().map(|m| format!("{} on {}", m.export, m.at)).collect();
         let text = format!(
@@ -157,8 +154,8 @@ async fn boot(
             places.join(", "),
             seconds(ms(mounted))
         );
-        timeline.lock().add(since_start, Side::Client, Tone::Plain, text);
-        tellers.spawn(tell_client(name.clone(), guest.events(), timeline.clone(), started, clock_start));
+        timeline.lock().add(at, Side::Client, Tone::Plain, text);
+        tellers.spawn(tell_client(name.clone(), guest.events(), timeline.clone(), clock.clone()));
         guests.insert(name, Booted { guest, kernel });
     }
     Ok(guests)
@@ -292,13 +289,13 @@ impl Stage<'_> {
                 let exited = self.exited(&wanted.on, &wanted.labels, wanted.count, within).await?;
                 match exited.iter().find(|(_, status)| **status != Status::Exited(wanted.status)) {
                     Some((label, status)) => bail!("{label} ended with {status}, expected {}", wanted.status),
-                    None => Ok(format!("{} processes ended with exit status {}", exited.len(), wanted.status)),
+                    None => Ok(format!("{} ended with exit status {}", count(exited.len(), "process"), wanted.status)),
                 }
             }
             Verb::Event(wanted) => {
                 let kind = wanted.kind.clone();
                 let count = self.count_events(within, wanted.count, move |event| event.kind() == kind).await?;
-                Ok(format!("seen {count} times"))
+                Ok(format!("seen {}", if count == 1 { "once".to_owned() } else { format!("{count} times") }))
             }
             Verb::Replies(wanted) => self.replies(&wanted),
             Verb::Locks(wanted) => self.locks(&wanted, within).await,
@@ -311,8 +308,8 @@ impl Stage<'_> {
             let label = format!("{}-{n}", start.label);
             guest.spawn(&label, &format!("N={n}\n{}", start.script)).await?;
         }
-        let processes = if start.count == 1 { "process" } else { "processes" };
-        self.say(Side::Client, Tone::Plain, &format!("{}: {} {processes} started ({})", start.on, start.count, start.label));
+        let processes = count(start.count as usize, "process");
+        self.say(Side::Client, Tone::Plain, &format!("{}: {processes} started ({})", start.on, start.label));
         Ok(String::new())
     }
 
@@ -359,7 +356,8 @@ impl Stage<'_> {
             self.say(Side::Client, Tone::Plain, &format!("{}: kernel stack of pid {}: {stack}", wanted.on, process.pid));
         }
         let place = wanted.stack.as_ref().map_or(String::new(), |function| format!(" inside {function}"));
-        Ok(format!("{} processes are in state {}{place}", matching.len(), wanted.state))
+        let are = if matching.len() == 1 { "is" } else { "are" };
+        Ok(format!("{} {are} in state {}{place}", count(matching.len(), "process"), wanted.state))
     }
 
     async fn exited(
@@ -414,7 +412,7 @@ impl Stage<'_> {
 
     fn replies(&self, wanted: &super::file::Replies) -> Result<String> {
         let (events, _) = self.server.node().events.since(0);
-        let (mut seen, mut slowest) = (0, 0.0f64);
+        let (mut seen, mut slowest) = (0usize, 0.0f64);
         for event in &events {
             let What::Reply { procedure, about, status, took_ms, .. } = &event.what else { continue };
             if *procedure != wanted.procedure {
@@ -428,10 +426,11 @@ impl Stage<'_> {
             }
             (seen, slowest) = (seen + 1, slowest.max(*took_ms));
         }
-        if seen < wanted.count {
+        if seen < wanted.count as usize {
             bail!("{seen} answers to {}, expected at least {}", wanted.procedure, wanted.count);
         }
-        Ok(format!("{seen} answers to {}, the slowest after {}", wanted.procedure, seconds(slowest)))
+        let answers = count(seen, "answer");
+        Ok(format!("{answers} to {}, the slowest after {}", wanted.procedure, seconds(slowest)))
     }
 
     async fn locks(&self, wanted: &Locks, within: Duration) -> Result<String> {
@@ -459,9 +458,19 @@ impl Stage<'_> {
         }
         Ok(match (wanted.held, wanted.waiting) {
             (0, 0) => "the server's lock table is empty".to_owned(),
-            (held, waiting) => format!("{held} locks are held, {waiting} wait"),
+            (held, waiting) => format!("held: {}; waiting: {}", count(held, "lock"), count(waiting, "request")),
         })
     }
+}
+
+/// So many things, in words.
+fn count(n: usize, thing: &str) -> String {
+    let plural = match thing {
+        _ if n == 1 => "",
+        "process" => "es",
+        _ => "s",
+    };
+    format!("{n} {thing}{plural}")
 }
 
 /// What a state letter means.
@@ -543,11 +552,19 @@ async fn print(clock: Arc<Clock>, timeline: Shared) {
 }
 
 /// Puts what a client's kernel prints, and what its processes print and how they end, into the timeline.
-async fn tell_client(name: String, mut events: Events, timeline: Shared, started: Instant, clock_start: Duration) {
+async fn tell_client(name: String, mut events: Events, timeline: Shared, clock: Arc<Clock>) {
     // What the kernel says while it boots is in the console log.
     events.wait_for(BOOT, |kind| matches!(kind, EventKind::Ready)).await;
-    let mut last: Option<(String, Duration, u32)> = None;
-    while let Some(event) = events.recv().await {
+    let mut said = Repeated::default();
+    loop {
+        let event = match tokio::time::timeout(TOGETHER, events.recv()).await {
+            Ok(Some(event)) => event,
+            Ok(None) => return said.tell(&name, &timeline),
+            Err(_) => {
+                said.tell(&name, &timeline);
+                continue;
+            }
+        };
         let (tone, text) = match event.kind {
             EventKind::Kernel { line, .. } if about_locks(&line) => {
                 let tone = if line.ends_with("OK") { Tone::Good } else { Tone::Bad };
@@ -560,18 +577,31 @@ async fn tell_client(name: String, mut events: Events, timeline: Shared, started
             EventKind::Panic(line) => (Tone::Bad, format!("{name}: KERNEL PANIC: {line}")),
             _ => continue,
         };
-        let at = clock_start + event.at.saturating_duration_since(started);
-        match &mut last {
-            // A kernel says the same for each process that waits: the first time is enough.
-            Some((said, when, times)) if *said == text && at < *when + TOGETHER => *times += 1,
-            _ => {
-                if let Some((_, when, times @ 1..)) = last.take() {
-                    let text = format!("{name}: … and the same line {times} times more");
-                    timeline.lock().add(when, Side::Client, Tone::Plain, text);
-                }
-                timeline.lock().add(at, Side::Client, tone, text.clone());
-                last = Some((text, at, 0));
-            }
+        let at = clock.at(event.at);
+        if said.text == text {
+            said.times += 1;
+        } else {
+            said.tell(&name, &timeline);
+            timeline.lock().add(at, Side::Client, tone, text.clone());
+            said = Repeated { text, at, times: 0 };
+        }
+    }
+}
+
+/// A line that a client may say once more: a kernel says the same for each process that waits.
+#[derive(Default)]
+struct Repeated {
+    text: String,
+    at: Duration,
+    times: u32,
+}
+
+impl Repeated {
+    fn tell(&mut self, name: &str, timeline: &Shared) {
+        let Repeated { at, times, .. } = std::mem::take(self);
+        if times > 0 {
+            let text = format!("{name}: … and the same line {times} times more");
+            timeline.lock().add(at, Side::Client, Tone::Plain, text);
         }
     }
 }

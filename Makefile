@@ -1,0 +1,53 @@
+# nfslab: the commands a newcomer needs. `make help` lists them.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+NFSLAB = target/debug/nfslab
+# The series that `make kernels` boots beside 6.1.
+KERNELS ?= 5.10 6.12 6.18 7.3
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: deps build ## Freeze a real Linux kernel in flock(), see why, cure it
+	@echo "== the frozen processes: about half a minute =="
+	$(NFSLAB) run scenarios/frozen-processes.toml
+
+.PHONY: test
+test: deps lint build ## Run every test, those on a real kernel included
+	@echo "== unit, model, codec and hostile-byte tests =="
+	$(CARGO) test --workspace --exclude nfslab-vm --exclude nfslab-tests --quiet
+	$(CARGO) test -p nfslab-tests --test oracle --test hostile --test corpus --test serve --quiet
+	@echo "== tests on real kernels =="
+	$(CARGO) test -p nfslab-vm
+	$(CARGO) test -p nfslab-tests --test kernel -- --nocapture --test-threads=1
+
+.PHONY: kernels
+kernels: deps build ## Run every scenario on further kernels: $(KERNELS)
+	$(NFSLAB) kernel fetch $(KERNELS)
+	for series in $(KERNELS); do $(NFSLAB) run --kernel $$series scenarios/*.toml || exit 1; done
+
+.PHONY: build
+build: ## Build everything
+	@echo "== building =="
+	$(CARGO) build --workspace --bins
+
+.PHONY: lint
+lint: ## Formatting and clippy, warnings denied
+	@echo "== formatting and lints =="
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+.PHONY: deps
+deps: ## Install the Debian packages that are missing (needs root)
+	@scripts/deps
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for SECONDS (60); needs a nightly toolchain and cargo-fuzz
+	@fuzz/run $(or $(SECONDS_EACH),60)
+
+.PHONY: clean
+clean: ## Remove what was built; the kernels in the cache stay
+	$(CARGO) clean
