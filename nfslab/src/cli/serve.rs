@@ -29,7 +29,7 @@ pub struct Serve {
     /// How the lock service behaves where servers differ.
     #[arg(long, value_name = "NAME", default_value = "linux-6.1")]
     personality: String,
-    /// For every hashed choice, and for the key of the file handles.
+    /// For every hashed choice.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// NLM grace period after the start.

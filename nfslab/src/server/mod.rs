@@ -102,7 +102,7 @@ pub struct Config {
     pub control: ControlAt,
     /// How the lock service behaves where servers differ.
     pub personality: nlm::personality::Personality,
-    /// For every hashed choice, and for the key that makes file handles unguessable.
+    /// For every hashed choice.
     pub seed: u64,
     /// The NLM grace period after the start.
     pub grace: Duration,
@@ -290,9 +290,9 @@ impl Node {
 
 /// The stores behind the exports, empty.
 ///
-/// The key of the file handles follows from the seed alone, so that a run repeats; a client that does not
-/// know the seed cannot forge one. The write verifier and the generation follow from the time: a restart
-/// loses a tree in memory, and clients must see that.
+/// The key of the file handles is random, so that nobody can forge one; no choice depends on a handle's
+/// bytes, so that a run repeats all the same. The write verifier and the generation follow from the time: a
+/// restart loses a tree in memory, and clients must see that.
 fn exports(config: &Config) -> Result<Exports> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = Nfstime3 { seconds: now.as_secs() as u32, nseconds: now.subsec_nanos() };
@@ -303,9 +303,7 @@ fn exports(config: &Config) -> Result<Exports> {
         list.push(Export::new(id, &export.name, Arc::new(store)));
     }
     let mut key = [0; 16];
-    for (slot, byte) in key.iter_mut().zip(config.seed.to_be_bytes().iter().cycle()) {
-        *slot = *byte ^ 0x5a;
-    }
+    getrandom::fill(&mut key).context("the system gives no random numbers")?;
     Ok(Exports::new(&key, list)?)
 }
 
