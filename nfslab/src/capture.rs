@@ -56,8 +56,14 @@ impl Capture {
             options: vec![InterfaceDescriptionOption::IfTsResol(NANOSECONDS)],
         };
         file.write_pcapng_block(interface)?;
-        let inner = Inner { file, streams: BTreeMap::new(), failed: false };
-        Ok(Capture { inner: Mutex::new(inner) })
+        let inner = Inner {
+            file,
+            streams: BTreeMap::new(),
+            failed: false,
+        };
+        Ok(Capture {
+            inner: Mutex::new(inner),
+        })
     }
 
     /// Records one RPC message, without its record mark, and what was done to it.
@@ -94,7 +100,13 @@ impl Capture {
 
 impl Tap for Capture {
     fn message(&self, transport: Transport, from: SocketAddr, to: SocketAddr, message: &Bytes) {
-        self.record(transport, from, to, message, Some("callback by nfslab, or the answer to one"));
+        self.record(
+            transport,
+            from,
+            to,
+            message,
+            Some("callback by nfslab, or the answer to one"),
+        );
     }
 }
 
@@ -172,8 +184,10 @@ impl Inner {
     }
 
     fn packet(&mut self, packet: Vec<u8>, comment: Option<&str>) -> anyhow::Result<()> {
-        let options =
-            comment.map(|text| EnhancedPacketOption::Comment(Cow::Borrowed(text))).into_iter().collect();
+        let options = comment
+            .map(|text| EnhancedPacketOption::Comment(Cow::Borrowed(text)))
+            .into_iter()
+            .collect();
         let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.file.write_pcapng_block(EnhancedPacketBlock {
             interface_id: 0,

@@ -15,7 +15,11 @@ pub struct Clock {
 
 impl Default for Clock {
     fn default() -> Self {
-        Clock { start: Instant::now(), advanced: Mutex::default(), moved: Notify::new() }
+        Clock {
+            start: Instant::now(),
+            advanced: Mutex::default(),
+            moved: Notify::new(),
+        }
     }
 }
 
@@ -38,7 +42,9 @@ impl Clock {
 
     /// Waits until the clock shows `when`; for ever if there is no such time.
     pub async fn sleep_until(&self, when: Option<Duration>) {
-        let Some(when) = when else { return std::future::pending().await };
+        let Some(when) = when else {
+            return std::future::pending().await;
+        };
         loop {
             let moved = self.moved.notified();
             tokio::pin!(moved);
@@ -68,6 +74,9 @@ mod tests {
             tokio::spawn(async move { clock.sleep_until(Some(Duration::from_secs(3600))).await })
         };
         clock.advance(Duration::from_secs(3601));
-        tokio::time::timeout(Duration::from_secs(5), sleeper).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(5), sleeper)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

@@ -40,8 +40,13 @@ impl Serialize for Event {
             kind: String,
             sentence: String,
         }
-        let view =
-            View { n: self.n, at_ms: self.at_ms, what: &self.what, kind: self.kind(), sentence: self.sentence() };
+        let view = View {
+            n: self.n,
+            at_ms: self.at_ms,
+            what: &self.what,
+            kind: self.kind(),
+            sentence: self.sentence(),
+        };
         view.serialize(serializer)
     }
 }
@@ -134,7 +139,10 @@ pub enum What {
 impl What {
     /// A service's new condition.
     pub fn condition(service: Service, condition: Condition) -> What {
-        What::Service { service: service.to_string(), condition: condition.to_string() }
+        What::Service {
+            service: service.to_string(),
+            condition: condition.to_string(),
+        }
     }
 }
 
@@ -148,18 +156,33 @@ impl Event {
                 ("statd", "absent") => {
                     "statd (restart monitor) is NOT running, and lockd cannot work without it".to_owned()
                 }
-                ("statd", "hung") => "statd (restart monitor) is stopped: it accepts, and never answers".to_owned(),
+                ("statd", "hung") => {
+                    "statd (restart monitor) is stopped: it accepts, and never answers".to_owned()
+                }
                 (service, condition) => format!("{service} is now: {condition}"),
             },
-            What::Call { procedure, about, copy, .. } => {
+            What::Call {
+                procedure,
+                about,
+                copy,
+                ..
+            } => {
                 let again = if *copy { "asks AGAIN, no answer yet: " } else { "" };
                 format!("{again}{procedure} {about}").trim_end().to_owned()
             }
-            What::Reply { procedure, about, status, took_ms, .. } => {
+            What::Reply {
+                procedure,
+                about,
+                status,
+                took_ms,
+                ..
+            } => {
                 format!("{procedure} {about}: {status}, after {}", seconds(*took_ms))
             }
             What::Lockd { text, .. } | What::Statd { text, .. } => text.clone(),
-            What::Callback { procedure, outcome, .. } => format!("calls the client back, {procedure}: {outcome}"),
+            What::Callback {
+                procedure, outcome, ..
+            } => format!("calls the client back, {procedure}: {outcome}"),
             What::Reset => "everything is put back as it was at the start".to_owned(),
         }
     }
@@ -214,7 +237,10 @@ struct Kept {
 
 impl Default for EventLog {
     fn default() -> Self {
-        EventLog { kept: Mutex::default(), live: broadcast::channel(SUBSCRIBER_BACKLOG).0 }
+        EventLog {
+            kept: Mutex::default(),
+            live: broadcast::channel(SUBSCRIBER_BACKLOG).0,
+        }
     }
 }
 
@@ -223,7 +249,11 @@ impl EventLog {
     pub fn add(&self, at: Duration, what: What) {
         let mut kept = self.kept.lock();
         kept.last += 1;
-        let event = Arc::new(Event { n: kept.last, at_ms: at.as_secs_f64() * 1000.0, what });
+        let event = Arc::new(Event {
+            n: kept.last,
+            at_ms: at.as_secs_f64() * 1000.0,
+            what,
+        });
         if kept.events.len() == KEPT {
             kept.events.pop_front();
         }
@@ -235,7 +265,12 @@ impl EventLog {
     /// Those kept with a number above `after`, and everything that follows, without a gap between.
     pub fn since(&self, after: u64) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let kept = self.kept.lock();
-        let past = kept.events.iter().filter(|event| event.n > after).cloned().collect();
+        let past = kept
+            .events
+            .iter()
+            .filter(|event| event.n > after)
+            .cloned()
+            .collect();
         (past, self.live.subscribe())
     }
 }
@@ -248,7 +283,10 @@ mod tests {
     fn the_past_and_the_live_events_join_without_a_gap() {
         let log = EventLog::default();
         log.add(Duration::ZERO, What::Reset);
-        log.add(Duration::from_millis(1500), What::condition(Service::Statd, Condition::Absent));
+        log.add(
+            Duration::from_millis(1500),
+            What::condition(Service::Statd, Condition::Absent),
+        );
         let (past, mut live) = log.since(1);
         log.add(Duration::from_secs(2), What::Reset);
         assert_eq!(past.iter().map(|e| e.n).collect::<Vec<_>>(), [2]);

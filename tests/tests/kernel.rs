@@ -25,7 +25,7 @@ impl Run {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut child = Command::new(nfslab_binary())
             .arg("run")
-            .arg(root.join("scenarios").join(scenario).with_extension("toml"))
+            .arg(root.join(format!("scenarios/{scenario}.toml")))
             .arg("--pcap")
             .arg(folder.path().join("all.pcapng"))
             .arg("--report")
@@ -36,7 +36,11 @@ impl Run {
             .unwrap();
         let group = child.id();
         let status = child.wait().unwrap();
-        Run { folder, status, group }
+        Run {
+            folder,
+            status,
+            group,
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -52,9 +56,16 @@ impl Run {
     fn check(&self) {
         assert!(self.status.success(), "the scenario failed: {}", self.status);
         assert_eq!(self.verdict()["passed"], true);
-        let complaints = tshark(&self.file("all.pcapng"), "_ws.malformed || _ws.expert.severity == \"Error\"");
+        let complaints = tshark(
+            &self.file("all.pcapng"),
+            "_ws.malformed || _ws.expert.severity == \"Error\"",
+        );
         assert_eq!(complaints, "", "tshark finds malformed packets");
-        assert_ne!(tshark(&self.file("all.pcapng"), "nlm"), "", "the capture has no NLM in it");
+        assert_ne!(
+            tshark(&self.file("all.pcapng"), "nlm"),
+            "",
+            "the capture has no NLM in it"
+        );
         self.check_nothing_left();
     }
 
@@ -62,7 +73,11 @@ impl Run {
         // QEMU is told to die with its parent; give the kernel a moment to do it.
         let deadline = Instant::now() + Duration::from_secs(5);
         while group_exists(self.group) {
-            assert!(Instant::now() < deadline, "processes of group {} are left", self.group);
+            assert!(
+                Instant::now() < deadline,
+                "processes of group {} are left",
+                self.group
+            );
             std::thread::yield_now();
         }
     }
@@ -74,15 +89,28 @@ fn group_exists(group: u32) -> bool {
     };
     std::fs::read_dir("/proc").unwrap().filter_map(stat).any(|stat| {
         // pid (comm) state ppid pgrp …
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
         fields.first() != Some(&"Z") && fields.get(2) == Some(&group.to_string().as_str())
     })
 }
 
 fn tshark(capture: &Path, filter: &str) -> String {
-    let output = Command::new("tshark").arg("-r").arg(capture).args(["-Y", filter]).output();
+    let output = Command::new("tshark")
+        .arg("-r")
+        .arg(capture)
+        .args(["-Y", filter])
+        .output();
     let output = output.expect("tshark is missing: `make deps` installs it");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -91,7 +119,10 @@ fn frozen_processes_are_frozen_explained_and_freed() {
     let run = Run::of("frozen-processes", &[]);
     run.check();
     // 8 LOCKs, each repeated while nobody answered.
-    let calls = tshark(&run.file("all.pcapng"), "nlm.procedure_v4 == 2 && rpc.msgtyp == 0");
+    let calls = tshark(
+        &run.file("all.pcapng"),
+        "nlm.procedure_v4 == 2 && rpc.msgtyp == 0",
+    );
     assert!(calls.lines().count() > 8, "no call was repeated: {calls}");
 }
 
@@ -144,9 +175,19 @@ fn an_interrupted_run_leaves_nothing_behind() {
         std::thread::yield_now();
     }
     let pid = i32::try_from(child.id()).unwrap();
-    assert!(Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(99), "an interrupted run has no verdict");
-    let run = Run { folder, status, group: pid.unsigned_abs() };
+    let run = Run {
+        folder,
+        status,
+        group: pid.unsigned_abs(),
+    };
     run.check_nothing_left();
 }

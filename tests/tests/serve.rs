@@ -21,7 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 async fn connect(client: [u8; 4], server: &Server, service: Service) -> Client {
     let options = Options {
         from: Some(SocketAddr::from((client, 0))),
-        identity: Identity::Sys { machine: "test".into(), uid: 0, gid: 0, groups: vec![] },
+        identity: Identity::Sys {
+            machine: "test".into(),
+            uid: 0,
+            gid: 0,
+            groups: vec![],
+        },
         first_xid: 1,
         patience: PATIENCE,
         tap: None,
@@ -34,13 +39,21 @@ async fn connect(client: [u8; 4], server: &Server, service: Service) -> Client {
 async fn make_file(server: &Server, name: &str) -> Vec<u8> {
     let mount = connect([127, 0, 0, 1], server, Service::Mount).await;
     let target = Target::new(proto::mount::PROGRAM, 3, MountProc::MOUNTPROC3_MNT.0);
-    let reply = mount.call(target, &DirPath::from("/lab"), PATIENCE).await.unwrap();
-    let MountRes3::Ok { fhandle, .. } = xdr::from_bytes(&reply).unwrap() else { panic!("not mounted") };
+    let reply = mount
+        .call(target, &DirPath::from("/lab"), PATIENCE)
+        .await
+        .unwrap();
+    let MountRes3::Ok { fhandle, .. } = xdr::from_bytes(&reply).unwrap() else {
+        panic!("not mounted")
+    };
     let nfs = connect([127, 0, 0, 1], server, Service::Nfs).await;
     let target = Target::new(proto::nfs3::PROGRAM, 3, Nfs3Proc::NFSPROC3_CREATE.0);
     let dir = NfsFh3::from(fhandle.0);
     let args = Create3Args {
-        where_: Diropargs3 { dir, name: name.into() },
+        where_: Diropargs3 {
+            dir,
+            name: name.into(),
+        },
         how: CreateHow3::Unchecked(Sattr3::default()),
     };
     let reply = nfs.call(target, &args, PATIENCE).await.unwrap();
@@ -51,7 +64,14 @@ async fn make_file(server: &Server, name: &str) -> Vec<u8> {
 }
 
 fn alock(fh: &[u8], svid: i32) -> Nlm4Lock<'_> {
-    Nlm4Lock { caller_name: "test".into(), fh: fh.into(), oh: "o".into(), svid, l_offset: 0, l_len: 0 }
+    Nlm4Lock {
+        caller_name: "test".into(),
+        fh: fh.into(),
+        oh: "o".into(),
+        svid,
+        l_offset: 0,
+        l_len: 0,
+    }
 }
 
 async fn lock(client: &Client, fh: &[u8], svid: i32) -> Result<Nlm4Stat, CallError> {
@@ -69,14 +89,20 @@ async fn lock(client: &Client, fh: &[u8], svid: i32) -> Result<Nlm4Stat, CallErr
 }
 
 async fn unlock(client: &Client, fh: &[u8], svid: i32) -> Nlm4Stat {
-    let args = UnlockArgs { cookie: "c".into(), alock: alock(fh, svid) };
+    let args = UnlockArgs {
+        cookie: "c".into(),
+        alock: alock(fh, svid),
+    };
     let target = Target::new(proto::nlm::PROGRAM, 4, NlmProc::NLM_UNLOCK.0);
     let reply = client.call(target, &args, PATIENCE).await.unwrap();
     xdr::from_bytes::<Res<'_>>(&reply).unwrap().stat
 }
 
 async fn start(statd: Condition, personality: &str) -> Server {
-    let mut config = Config { ports: Ports::AUTO, ..Config::default() };
+    let mut config = Config {
+        ports: Ports::AUTO,
+        ..Config::default()
+    };
     config.personality = nlm::personality::Personality::by_name(personality).unwrap();
     config.conditions.set(Service::Statd, statd);
     Server::start(config).await.unwrap()
@@ -89,7 +115,9 @@ async fn seen(server: &Server, kind: &str) {
         return;
     }
     let wait = async { while live.recv().await.unwrap().kind() != kind {} };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("no event {kind}"));
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("no event {kind}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,9 +127,17 @@ async fn the_first_lock_needs_no_grace_wait() {
     let client = connect([127, 0, 0, 2], &server, Service::Lockd).await;
     let before = Instant::now();
     assert_eq!(lock(&client, &fh, 1).await.unwrap(), Nlm4Stat::NLM4_GRANTED);
-    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(
+        before.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        before.elapsed()
+    );
     let other = connect([127, 0, 0, 3], &server, Service::Lockd).await;
-    assert_eq!(lock(&other, &fh, 1).await.unwrap(), Nlm4Stat::NLM4_DENIED, "another peer is another owner");
+    assert_eq!(
+        lock(&other, &fh, 1).await.unwrap(),
+        Nlm4Stat::NLM4_DENIED,
+        "another peer is another owner"
+    );
     assert_eq!(unlock(&client, &fh, 1).await, Nlm4Stat::NLM4_GRANTED);
     assert_eq!(lock(&other, &fh, 1).await.unwrap(), Nlm4Stat::NLM4_GRANTED);
     server.stop().await;
@@ -122,7 +158,11 @@ async fn one_stalled_upcall_stalls_every_client_until_statd_is_back() {
     let null = Target::new(proto::nlm::PROGRAM, 4, NlmProc::NLM_NULL.0);
     let silence = second.call(null, &(), Duration::from_millis(300)).await;
     assert!(matches!(silence, Err(CallError::TimedOut(_))), "{silence:?}");
-    server.node().set_condition(Service::Statd, Condition::Ok).await.unwrap();
+    server
+        .node()
+        .set_condition(Service::Statd, Condition::Ok)
+        .await
+        .unwrap();
     // The upcall's next look for statd, at most three seconds on.
     server.node().clock.advance(Duration::from_secs(3));
     assert_eq!(stalled.await.unwrap().unwrap(), Nlm4Stat::NLM4_GRANTED);
@@ -134,9 +174,19 @@ async fn one_stalled_upcall_stalls_every_client_until_statd_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_personality_gives_up_on_statd_in_its_own_time_and_way() {
     let table = [
-        ("linux-5.0", Condition::Absent, 6_000, Nlm4Stat::NLM4_DENIED_NOLOCKS),
+        (
+            "linux-5.0",
+            Condition::Absent,
+            6_000,
+            Nlm4Stat::NLM4_DENIED_NOLOCKS,
+        ),
         ("linux-6.1", Condition::Absent, 61_500, Nlm4Stat::NLM4_GRANTED),
-        ("linux-6.1", Condition::Hung, 60_500, Nlm4Stat::NLM4_DENIED_NOLOCKS),
+        (
+            "linux-6.1",
+            Condition::Hung,
+            60_500,
+            Nlm4Stat::NLM4_DENIED_NOLOCKS,
+        ),
     ];
     for (personality, statd, after_ms, expected) in table {
         let server = start(statd, personality).await;
@@ -147,7 +197,10 @@ async fn each_personality_gives_up_on_statd_in_its_own_time_and_way() {
             async move { lock(&client, &fh, 1).await }
         });
         seen(&server, "lockd/upcall-started").await;
-        server.node().clock.advance(Duration::from_millis(after_ms - 2_000));
+        server
+            .node()
+            .clock
+            .advance(Duration::from_millis(after_ms - 2_000));
         let early = tokio::time::timeout(Duration::from_millis(300), async {
             seen(&server, "lockd/upcall-ended").await;
         });
@@ -167,8 +220,15 @@ async fn a_slow_lock_service_answers_late_and_one_at_a_time() {
     let client = connect([127, 0, 0, 2], &server, Service::Lockd).await;
     let before = Instant::now();
     let (a, b) = tokio::join!(lock(&client, &fh, 1), lock(&client, &fh, 1));
-    assert_eq!((a.unwrap(), b.unwrap()), (Nlm4Stat::NLM4_GRANTED, Nlm4Stat::NLM4_GRANTED));
-    assert!(before.elapsed() >= Duration::from_millis(400), "{:?}", before.elapsed());
+    assert_eq!(
+        (a.unwrap(), b.unwrap()),
+        (Nlm4Stat::NLM4_GRANTED, Nlm4Stat::NLM4_GRANTED)
+    );
+    assert!(
+        before.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        before.elapsed()
+    );
     server.stop().await;
 }
 
@@ -177,9 +237,16 @@ async fn an_absent_service_is_refused_and_comes_back_on_the_same_port() {
     let server = start(Condition::Ok, "linux-6.1").await;
     let port = server.port(Service::Portmap);
     let client = connect([127, 0, 0, 2], &server, Service::Portmap).await;
-    server.node().set_condition(Service::Portmap, Condition::Absent).await.unwrap();
+    server
+        .node()
+        .set_condition(Service::Portmap, Condition::Absent)
+        .await
+        .unwrap();
     let null = Target::new(proto::portmap::PROGRAM, 2, 0);
-    assert!(client.call(null, &(), PATIENCE).await.is_err(), "its connections are dropped");
+    assert!(
+        client.call(null, &(), PATIENCE).await.is_err(),
+        "its connections are dropped"
+    );
     let refused = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     server.node().reset().await.unwrap();
@@ -222,21 +289,38 @@ impl Serving {
 
     fn ask(&self, args: &[&str]) -> Output {
         let control = format!("unix:{}", self.folder.path().join("control").display());
-        Command::new(nfslab_binary()).args(args).env("NFSLAB_CONTROL", control).output().unwrap()
+        Command::new(nfslab_binary())
+            .args(args)
+            .env("NFSLAB_CONTROL", control)
+            .output()
+            .unwrap()
     }
 
     fn json(&self, args: &[&str]) -> Value {
         let output = self.ask(&[args, &["--output", "json"]].concat());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     fn end(mut self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         assert_eq!(self.child.wait().unwrap().code(), Some(0), "{signal}");
         assert!(!self.ready_file().exists(), "the ready file is left");
-        assert!(!self.folder.path().join("control").exists(), "the control socket is left");
+        assert!(
+            !self.folder.path().join("control").exists(),
+            "the control socket is left"
+        );
     }
 }
 
@@ -249,7 +333,10 @@ fn the_shell_commands_show_and_change_a_running_server() {
     let condition = |services: Value| services[4]["condition"].as_str().unwrap().to_owned();
     assert_eq!(condition(serving.json(&["service", "list"])), "ok");
     assert_eq!(condition(serving.json(&["service", "statd", "absent"])), "absent");
-    assert_eq!(condition(serving.json(&["service", "statd", "slow", "5s"])), "slow 5s");
+    assert_eq!(
+        condition(serving.json(&["service", "statd", "slow", "5s"])),
+        "slow 5s"
+    );
     assert_eq!(serving.json(&["peer", "list"]), serde_json::json!([]));
     assert_eq!(serving.json(&["peer", "forget", "--all"])["forgotten"], 0);
     assert_eq!(serving.ask(&["peer", "forget", "nobody"]).status.code(), Some(1));
@@ -258,7 +345,10 @@ fn the_shell_commands_show_and_change_a_running_server() {
     let text = String::from_utf8(serving.ask(&["events"]).stdout).unwrap();
     assert!(text.contains("statd is now: slow 5s"), "{text}");
     assert_eq!(serving.ask(&["service", "statd", "gone"]).status.code(), Some(2));
-    assert_eq!(serving.ask(&["service", "nobody", "absent"]).status.code(), Some(2));
+    assert_eq!(
+        serving.ask(&["service", "nobody", "absent"]).status.code(),
+        Some(2)
+    );
     serving.end("-TERM");
 }
 
@@ -271,32 +361,66 @@ fn both_signals_end_a_server_cleanly() {
 #[test]
 fn what_cannot_be_is_said_with_what_can() {
     let serve = |args: &[&str]| {
-        let output = Command::new(nfslab_binary()).arg("serve").args(args).output().unwrap();
+        let output = Command::new(nfslab_binary())
+            .arg("serve")
+            .args(args)
+            .output()
+            .unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let (code, text) = serve(&["--ports", &format!("portmap=0,nfs=0,mount=0,nsm=0,nlm={port}")]);
-    assert!(code == Some(1) && text.contains("--ports nlm=0"), "{code:?} {text}");
+    assert!(
+        code == Some(1) && text.contains("--ports nlm=0"),
+        "{code:?} {text}"
+    );
     let (code, text) = serve(&["--ports", "auto", "--personality", "solaris"]);
     assert!(code == Some(2) && text.contains("linux-6.1"), "{code:?} {text}");
     let (code, text) = serve(&["--export", "lab"]);
     assert!(code == Some(2) && text.contains("/lab=mem"), "{code:?} {text}");
-    let (code, text) = serve(&["--ports", "auto", "--control", &taken.local_addr().unwrap().to_string()]);
+    let (code, text) = serve(&[
+        "--ports",
+        "auto",
+        "--control",
+        &taken.local_addr().unwrap().to_string(),
+    ]);
     assert!(code == Some(1) && text.contains("--control"), "{code:?} {text}");
-    let (code, text) = serve(&["--ports", "auto", "--pcap", "/nowhere/x.pcapng", "--control", "none"]);
+    let (code, text) = serve(&[
+        "--ports",
+        "auto",
+        "--pcap",
+        "/nowhere/x.pcapng",
+        "--control",
+        "none",
+    ]);
     assert!(code == Some(1) && text.contains("--pcap"), "{code:?} {text}");
-    let output = Command::new(nfslab_binary()).args(["lock", "list", "--control", "127.0.0.1:1"]).output().unwrap();
+    let output = Command::new(nfslab_binary())
+        .args(["lock", "list", "--control", "127.0.0.1:1"])
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && text.contains("nfslab serve"), "{text}");
-    let output = Command::new(nfslab_binary()).args(["run", "/nowhere.toml"]).output().unwrap();
+    assert!(
+        output.status.code() == Some(1) && text.contains("nfslab serve"),
+        "{text}"
+    );
+    let output = Command::new(nfslab_binary())
+        .args(["run", "/nowhere.toml"])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
 
 /// From starting the process to the first answer.
 #[test]
 fn a_server_answers_within_fifty_milliseconds_of_its_start() {
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = || {
+        std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
+    };
     let mut times = Vec::new();
     // The quickest of five: the machine may be busy with something else.
     for _ in 0..5 {
@@ -313,7 +437,13 @@ fn a_server_answers_within_fifty_milliseconds_of_its_start() {
             std::thread::yield_now();
         }
         times.push(started.elapsed());
-        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .arg(child.id().to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
         child.wait().unwrap();
     }
     println!("from the start to the first answer: {times:?}");
@@ -324,10 +454,18 @@ fn a_server_answers_within_fifty_milliseconds_of_its_start() {
 /// Whether NFS answers a NULL call on this port.
 fn answers(port: u16) -> bool {
     use std::io::{Read, Write};
-    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else {
+        return false;
+    };
     let mut call = xdr::Writer::new();
     rpc::server::mark_record(&mut call, |w| {
-        rpc::client::encode_call(w, 1, Target::new(proto::nfs3::PROGRAM, 3, 0), &Identity::None, &());
+        rpc::client::encode_call(
+            w,
+            1,
+            Target::new(proto::nfs3::PROGRAM, 3, 0),
+            &Identity::None,
+            &(),
+        );
     });
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut reply = [0; 28];
@@ -339,10 +477,15 @@ fn the_documents_name_only_commands_that_exist() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let help = Command::new(nfslab_binary()).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    let commands = readme.lines().filter_map(|line| line.trim_start().strip_prefix("nfslab "));
+    // Every second part between fences is code.
+    let code = readme.split("```").skip(1).step_by(2).flat_map(str::lines);
+    let commands = code.filter_map(|line| line.trim_start().strip_prefix("nfslab "));
     let mut named = 0;
     for command in commands.filter_map(|rest| rest.split_whitespace().next()) {
-        assert!(help.contains(&format!("  {command}")), "README names `nfslab {command}`");
+        assert!(
+            help.contains(&format!("  {command}")),
+            "README names `nfslab {command}`"
+        );
         named += 1;
     }
     assert!(named > 3);

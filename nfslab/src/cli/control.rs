@@ -19,7 +19,10 @@ struct At {
 
 impl At {
     /// Runs `ask` against the server; a refusal is exit code 1.
-    fn ask<T, F: Future<Output = Result<T>>>(&self, ask: impl FnOnce(Control) -> F) -> Result<T, super::Stopped> {
+    fn ask<T, F: Future<Output = Result<T>>>(
+        &self,
+        ask: impl FnOnce(Control) -> F,
+    ) -> Result<T, super::Stopped> {
         let control = Control::new(self.control.clone()).or_exit(Exit::Broken)?;
         runtime()?.block_on(ask(control)).or_exit(Exit::Failed)
     }
@@ -27,8 +30,10 @@ impl At {
 
 /// `nfslab service`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nfslab service list\n  nfslab service statd absent\n  \
-                        nfslab service lockd slow 2s\n  nfslab service statd ok")]
+#[command(
+    after_help = "Examples:\n  nfslab service list\n  nfslab service statd absent\n  \
+                        nfslab service lockd slow 2s\n  nfslab service statd ok"
+)]
 pub struct Service {
     /// `list`, or a service: portmap, mount, nfs, lockd, statd.
     #[arg(value_name = "SERVICE")]
@@ -52,7 +57,8 @@ impl Service {
             (name, false) => {
                 name.parse::<faults::Service>().or_exit(Exit::Usage)?;
                 condition.parse::<faults::Condition>().or_exit(Exit::Usage)?;
-                self.at.ask(|control| async move { control.set_service(name, &condition).await })?
+                self.at
+                    .ask(|control| async move { control.set_service(name, &condition).await })?
             }
         };
         print_services(&services, output);
@@ -75,7 +81,9 @@ fn print_services(services: &[ServiceView], output: Output) {
 
 /// `nfslab peer`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nfslab peer list\n  nfslab peer forget web1\n  nfslab peer forget --all")]
+#[command(
+    after_help = "Examples:\n  nfslab peer list\n  nfslab peer forget web1\n  nfslab peer forget --all"
+)]
 pub struct Peer {
     #[command(subcommand)]
     command: PeerCommand,
@@ -110,7 +118,9 @@ impl Peer {
                 let rows: Vec<_> = peers
                     .iter()
                     .map(|p| {
-                        let since = p.since_ms.map_or("-".to_owned(), |ms| format!("{:.1} s", ms / 1000.0));
+                        let since = p
+                            .since_ms
+                            .map_or("-".to_owned(), |ms| format!("{:.1} s", ms / 1000.0));
                         vec![
                             p.address.to_string(),
                             p.name.clone(),
@@ -121,7 +131,10 @@ impl Peer {
                         ]
                     })
                     .collect();
-                table(&["ADDRESS", "NAME", "MONITORED BY", "SINCE", "LOCKS", "WAITS"], &rows);
+                table(
+                    &["ADDRESS", "NAME", "MONITORED BY", "SINCE", "LOCKS", "WAITS"],
+                    &rows,
+                );
             }
             PeerCommand::Forget { name, .. } => {
                 let ask = |control: Control| async move { control.forget(name.as_deref()).await };
@@ -162,7 +175,9 @@ enum LockCommand {
 impl Lock {
     pub fn main(self, output: Output) -> Done {
         let LockCommand::List { limit, after } = self.command;
-        let page = self.at.ask(|control| async move { control.locks(after, limit).await })?;
+        let page = self
+            .at
+            .ask(|control| async move { control.locks(after, limit).await })?;
         if output == Output::Json {
             json(&page);
             return Ok(Exit::Passed);
@@ -172,11 +187,17 @@ impl Lock {
             rows.push([vec!["held".to_owned()], row(lock), vec![String::new()]].concat());
         }
         for waiter in &page.waiting {
-            let called = waiter.last_callback.as_ref().map_or(String::new(), |c| format!("; GRANTED: {c}"));
+            let called = waiter
+                .last_callback
+                .as_ref()
+                .map_or(String::new(), |c| format!("; GRANTED: {c}"));
             let detail = format!("waits for {}{called}", waiter.waits_for.join(", "));
             rows.push([vec!["waits".to_owned()], row(&waiter.lock), vec![detail]].concat());
         }
-        table(&["", "FILE", "CLIENT", "OWNER", "KIND", "RANGE", "SINCE", ""], &rows);
+        table(
+            &["", "FILE", "CLIENT", "OWNER", "KIND", "RANGE", "SINCE", ""],
+            &rows,
+        );
         if let Some(next) = page.next {
             println!("… {} held in all; go on with --after {next}", page.total);
         }
@@ -219,13 +240,18 @@ impl EventsCommand {
         let (after, follow) = (self.after, self.follow);
         self.at.ask(|control| async move {
             if follow {
-                return control.follow(after, |event| {
-                    print_event(&event, output);
-                    true
-                })
-                .await;
+                return control
+                    .follow(after, |event| {
+                        print_event(&event, output);
+                        true
+                    })
+                    .await;
             }
-            control.events(after).await?.iter().for_each(|event| print_event(event, output));
+            control
+                .events(after)
+                .await?
+                .iter()
+                .for_each(|event| print_event(event, output));
             Ok(())
         })?;
         Ok(Exit::Passed)
@@ -237,9 +263,18 @@ fn print_event(event: &serde_json::Value, output: Output) {
         println!("{event}");
         return;
     }
-    let at = event.get("at_ms").and_then(serde_json::Value::as_f64).unwrap_or_default();
-    let sentence = event.get("sentence").and_then(serde_json::Value::as_str).unwrap_or_default();
-    let kind = event.get("kind").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let at = event
+        .get("at_ms")
+        .and_then(serde_json::Value::as_f64)
+        .unwrap_or_default();
+    let sentence = event
+        .get("sentence")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default();
+    let kind = event
+        .get("kind")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default();
     println!("{:>10.3}  {kind:<24}  {sentence}", at / 1000.0);
 }
 

@@ -32,10 +32,20 @@ impl KernelCommand {
                 let version = |k: &kernels::Kernel| k.version.clone();
                 let rows: Vec<_> = listed
                     .iter()
-                    .map(|l| vec![l.series.to_string(), l.cached.as_ref().map_or("-".to_owned(), version)])
+                    .map(|l| {
+                        vec![
+                            l.series.to_string(),
+                            l.cached.as_ref().map_or("-".to_owned(), version),
+                        ]
+                    })
                     .collect();
                 match output {
-                    Output::Json => json(&rows.iter().map(|r| serde_json::json!({"series": r.first(), "cached": r.get(1)})).collect::<Vec<_>>()),
+                    Output::Json => json(
+                        &rows
+                            .iter()
+                            .map(|r| serde_json::json!({"series": r.first(), "cached": r.get(1)}))
+                            .collect::<Vec<_>>(),
+                    ),
                     Output::Text => table(&["SERIES", "CACHED"], &rows),
                 }
             }

@@ -141,13 +141,19 @@ trait OrExit<T> {
 
 impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     fn or_exit(self, exit: Exit) -> Result<T, Stopped> {
-        self.map_err(|error| Stopped { exit, error: error.into() })
+        self.map_err(|error| Stopped {
+            exit,
+            error: error.into(),
+        })
     }
 }
 
 /// The runtime of one command.
 fn runtime() -> Result<tokio::runtime::Runtime, Stopped> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Broken)
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .or_exit(Exit::Broken)
 }
 
 /// Completes when the user or the system wants the process to end.

@@ -3,11 +3,21 @@
 /// Prints rows under a head, each column as wide as its widest cell.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
+        cells
+            .chain(head.get(column).map(|cell| cell.len()))
+            .max()
+            .unwrap_or(0)
     };
     let print = |row: &[String]| {
-        let line: String = row.iter().enumerate().map(|(i, cell)| format!("{cell:<0$}  ", width(i))).collect();
+        let line: String = row
+            .iter()
+            .enumerate()
+            .map(|(i, cell)| format!("{cell:<0$}  ", width(i)))
+            .collect();
         println!("{}", line.trim_end());
     };
     print(&head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());

@@ -83,7 +83,10 @@ impl Progress for Steps {
 }
 
 /// Brings what guests need into the cache.
-pub fn prepare(cache: &Cache, series: impl IntoIterator<Item = Series>) -> Result<(Userland, BTreeMap<String, Kernel>)> {
+pub fn prepare(
+    cache: &Cache,
+    series: impl IntoIterator<Item = Series>,
+) -> Result<(Userland, BTreeMap<String, Kernel>)> {
     let steps = Steps::new();
     let userland = Userland::fetch(cache, &Extras::default(), &steps)?;
     let mut fetched = BTreeMap::new();
@@ -95,11 +98,16 @@ pub fn prepare(cache: &Cache, series: impl IntoIterator<Item = Series>) -> Resul
 
 impl Run {
     pub fn main(self, output: Output) -> Done {
-        let scenarios: Vec<Scenario> =
-            self.scenarios.iter().map(|path| Scenario::read(path)).collect::<Result<_>>().or_exit(Exit::Usage)?;
+        let scenarios: Vec<Scenario> = self
+            .scenarios
+            .iter()
+            .map(|path| Scenario::read(path))
+            .collect::<Result<_>>()
+            .or_exit(Exit::Usage)?;
         if let Some(out) = &self.out {
             let made = std::fs::create_dir_all(out);
-            made.with_context(|| format!("cannot make --out {}", out.display())).or_exit(Exit::Usage)?;
+            made.with_context(|| format!("cannot make --out {}", out.display()))
+                .or_exit(Exit::Usage)?;
         }
         let verdicts = match scenarios.as_slice() {
             [scenario] => vec![self.one(scenario)?],
@@ -113,12 +121,20 @@ impl Run {
             Output::Text if verdicts.len() > 1 => {
                 println!();
                 for verdict in &verdicts {
-                    println!("{}  {}", if verdict.passed { "PASSED" } else { "FAILED" }, verdict.title);
+                    println!(
+                        "{}  {}",
+                        if verdict.passed { "PASSED" } else { "FAILED" },
+                        verdict.title
+                    );
                 }
             }
             Output::Text => {}
         }
-        Ok(if verdicts.iter().all(|v| v.passed) { Exit::Passed } else { Exit::Failed })
+        Ok(if verdicts.iter().all(|v| v.passed) {
+            Exit::Passed
+        } else {
+            Exit::Failed
+        })
     }
 
     /// Runs one scenario in this process.
@@ -128,7 +144,12 @@ impl Run {
             Some(series) => vec![series],
             None => {
                 let parse = |c: &crate::scenario::file::Client| c.kernel.parse::<Series>();
-                scenario.clients.iter().map(parse).collect::<Result<_, _>>().or_exit(Exit::Usage)?
+                scenario
+                    .clients
+                    .iter()
+                    .map(parse)
+                    .collect::<Result<_, _>>()
+                    .or_exit(Exit::Usage)?
             }
         };
         let (userland, kernels) = prepare(&cache, series).or_exit(Exit::Skipped)?;
@@ -156,7 +177,10 @@ impl Run {
         let verdict = verdict.or_exit(Exit::Broken)?;
         if let Some(out) = &self.out {
             let timeline = timeline.lock();
-            let full = Full { verdict: &verdict, timeline: timeline.lines() };
+            let full = Full {
+                verdict: &verdict,
+                timeline: timeline.lines(),
+            };
             let text = serde_json::to_vec_pretty(&full).or_exit(Exit::Broken)?;
             std::fs::write(out.join("timeline.json"), text).or_exit(Exit::Broken)?;
         }
@@ -176,7 +200,10 @@ impl Run {
     fn child(&self, scenario: &Path, report: &Path) -> Result<Verdict, Stopped> {
         let name = scenario.file_stem().unwrap_or_default();
         let mut command = Command::new(std::env::current_exe().or_exit(Exit::Broken)?);
-        command.arg("run").arg(scenario).arg(format!("--seed={}", self.seed));
+        command
+            .arg("run")
+            .arg(scenario)
+            .arg(format!("--seed={}", self.seed));
         command.arg("--report").arg(format!("json={}", report.display()));
         if let Some(kernel) = &self.kernel {
             command.arg(format!("--kernel={kernel}"));
@@ -201,6 +228,8 @@ impl Run {
 /// `frozen.pcapng` becomes `frozen-NAME.pcapng`: one capture for each scenario.
 fn beside(file: &Path, name: &str) -> PathBuf {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = file.extension().map_or(String::new(), |e| format!(".{}", e.to_string_lossy()));
+    let extension = file
+        .extension()
+        .map_or(String::new(), |e| format!(".{}", e.to_string_lossy()));
     file.with_file_name(format!("{stem}-{name}{extension}"))
 }

@@ -59,11 +59,17 @@ The control API on a running server (curl http://127.0.0.1:9049/v1/…):
 impl Serve {
     pub fn main(self) -> Done {
         let unknown = || {
-            anyhow!("--personality '{}' is not known: there are {}", self.personality, personalities())
+            anyhow!(
+                "--personality '{}' is not known: there are {}",
+                self.personality,
+                personalities()
+            )
         };
         let config = Config {
             bind: self.bind,
-            personality: nlm::personality::Personality::by_name(&self.personality).ok_or_else(unknown).or_exit(Exit::Usage)?,
+            personality: nlm::personality::Personality::by_name(&self.personality)
+                .ok_or_else(unknown)
+                .or_exit(Exit::Usage)?,
             exports: self.exports,
             ports: self.ports,
             control: self.control,

@@ -36,15 +36,26 @@ pub struct Shell {
 impl Shell {
     pub fn main(self) -> Done {
         if !console::user_attended() {
-            return Err(anyhow!("shell needs a terminal; for scripts there is `nfslab run`")).or_exit(Exit::Usage);
+            return Err(anyhow!(
+                "shell needs a terminal; for scripts there is `nfslab run`"
+            ))
+            .or_exit(Exit::Usage);
         }
         let personality = nlm::personality::Personality::by_name(&self.personality)
-            .ok_or_else(|| anyhow!("no personality '{}': there are {}", self.personality, crate::server::personalities()))
+            .ok_or_else(|| {
+                anyhow!(
+                    "no personality '{}': there are {}",
+                    self.personality,
+                    crate::server::personalities()
+                )
+            })
             .or_exit(Exit::Usage)?;
         let cache = Cache::open().or_exit(Exit::Broken)?;
         let (userland, mut kernels) = prepare(&cache, [self.kernel]).or_exit(Exit::Skipped)?;
         let kernel = kernels.remove(&self.kernel.to_string());
-        let kernel = kernel.ok_or_else(|| anyhow!("kernel {} is not fetched", self.kernel)).or_exit(Exit::Broken)?;
+        let kernel = kernel
+            .ok_or_else(|| anyhow!("kernel {} is not fetched", self.kernel))
+            .or_exit(Exit::Broken)?;
         let namespace = vm::net::enter_namespace().or_exit(Exit::Skipped)?;
         let mut guest = GuestConfig::new("lab", 1, kernel, userland);
         guest.nlm_timeout = self.nlm_timeout;
@@ -66,8 +77,12 @@ async fn session(
     let folder = tempfile::tempdir()?;
     // The namespace hides TCP ports from other terminals; a socket in the file system it does not.
     let control = Endpoint::Unix(folder.path().join("control.sock"));
-    let config =
-        Config { bind: SERVER.into(), control: ControlAt::At(control.clone()), personality, ..Config::default() };
+    let config = Config {
+        bind: SERVER.into(),
+        control: ControlAt::At(control.clone()),
+        personality,
+        ..Config::default()
+    };
     let server = Server::start(config).await?;
     guest.network = Some(namespace);
     guest.mounts = vec![Mount::v3(format!("{SERVER}:/lab"), "/mnt")];
@@ -88,7 +103,10 @@ async fn attend(guest: &Guest) -> Result<()> {
     std::thread::spawn(move || {
         let (mut stdin, mut bytes) = (std::io::stdin(), [0; 256]);
         while let Ok(n @ 1..) = stdin.read(&mut bytes) {
-            if typed.blocking_send(bytes.get(..n).unwrap_or_default().to_vec()).is_err() {
+            if typed
+                .blocking_send(bytes.get(..n).unwrap_or_default().to_vec())
+                .is_err()
+            {
                 return;
             }
         }

@@ -122,7 +122,10 @@ pub struct VersionView {
 
 impl Default for VersionView {
     fn default() -> Self {
-        VersionView { name: "nfslab".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+        VersionView {
+            name: "nfslab".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
     }
 }
 

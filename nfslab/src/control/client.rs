@@ -32,7 +32,10 @@ impl FromStr for Endpoint {
             Some("") => Err("unix: needs a path, as in unix:/run/nfslab.sock".to_owned()),
             Some(path) => Ok(Endpoint::Unix(path.into())),
             None => text.parse().map(Endpoint::Tcp).map_err(|_| {
-                format!("'{text}' is neither ADDRESS:PORT, as in {}, nor unix:PATH", Endpoint::DEFAULT)
+                format!(
+                    "'{text}' is neither ADDRESS:PORT, as in {}, nor unix:PATH",
+                    Endpoint::DEFAULT
+                )
             }),
         }
     }
@@ -60,11 +63,16 @@ impl Control {
     /// # Errors
     /// If the HTTP client cannot be made.
     pub fn new(endpoint: Endpoint) -> Result<Control> {
-        let mut builder = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5));
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5));
         if let Endpoint::Unix(path) = &endpoint {
             builder = builder.unix_socket(path.clone());
         }
-        Ok(Control { endpoint, http: builder.build()? })
+        Ok(Control {
+            endpoint,
+            http: builder.build()?,
+        })
     }
 
     /// Every service.
@@ -77,8 +85,11 @@ impl Control {
 
     /// Sets a service's condition and returns every service.
     pub async fn set_service(&self, service: &str, condition: &str) -> Result<Vec<ServiceView>> {
-        let body = SetService { condition: condition.to_owned() };
-        self.send(Method::PUT, &format!("/v1/services/{service}"), &body).await
+        let body = SetService {
+            condition: condition.to_owned(),
+        };
+        self.send(Method::PUT, &format!("/v1/services/{service}"), &body)
+            .await
     }
 
     /// Every peer of the lock service.
@@ -94,12 +105,20 @@ impl Control {
 
     /// A page of the lock table.
     pub async fn locks(&self, after: u64, limit: usize) -> Result<LockPage> {
-        self.ask(self.request(Method::GET, &format!("/v1/locks?after={after}&limit={limit}"))).await
+        self.ask(self.request(Method::GET, &format!("/v1/locks?after={after}&limit={limit}")))
+            .await
     }
 
     /// Advances the server's clock.
     pub async fn advance(&self, by: &str) -> Result<ClockView> {
-        self.send(Method::POST, "/v1/clock", &SetClock { advance: by.to_owned() }).await
+        self.send(
+            Method::POST,
+            "/v1/clock",
+            &SetClock {
+                advance: by.to_owned(),
+            },
+        )
+        .await
     }
 
     /// The server's clock.
@@ -114,7 +133,8 @@ impl Control {
 
     /// The events kept with a number above `after`, as JSON.
     pub async fn events(&self, after: u64) -> Result<Vec<serde_json::Value>> {
-        self.ask(self.request(Method::GET, &format!("/v1/events?after={after}"))).await
+        self.ask(self.request(Method::GET, &format!("/v1/events?after={after}")))
+            .await
     }
 
     /// Those events and all that follow, until the server ends or `see` says `false`.
@@ -126,7 +146,9 @@ impl Control {
             text.extend_from_slice(&chunk);
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = text.drain(..=end).collect();
-                let Some(data) = line.strip_prefix(b"data: ") else { continue };
+                let Some(data) = line.strip_prefix(b"data: ") else {
+                    continue;
+                };
                 if !see(serde_json::from_slice(data)?) {
                     return Ok(());
                 }
@@ -143,14 +165,22 @@ impl Control {
         self.http.request(method, format!("http://{host}{path}"))
     }
 
-    async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> Result<T> {
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
         self.ask(self.request(method, path).json(body)).await
     }
 
     async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
         let response = request.send().await.with_context(|| self.nobody())?;
         if response.status().is_success() {
-            return response.json().await.with_context(|| format!("what answers at {} is not nfslab", self.endpoint));
+            return response
+                .json()
+                .await
+                .with_context(|| format!("what answers at {} is not nfslab", self.endpoint));
         }
         let status = response.status();
         match response.json::<ErrorBody>().await {

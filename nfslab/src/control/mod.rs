@@ -16,7 +16,9 @@ pub mod api;
 pub mod client;
 
 use crate::server::Node;
-use api::{ClockView, ErrorBody, ForgetView, LockPage, PeerView, ServiceView, SetClock, SetService, VersionView};
+use api::{
+    ClockView, ErrorBody, ForgetView, LockPage, PeerView, ServiceView, SetClock, SetService, VersionView,
+};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -68,7 +70,12 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/reset", post(reset))
         .route("/healthz", get(async || "ok\n"))
         .route("/version", get(async || Json(VersionView::default())))
-        .fallback(async || Failure(StatusCode::NOT_FOUND, "no such path: see `nfslab help serve`".to_owned()))
+        .fallback(async || {
+            Failure(
+                StatusCode::NOT_FOUND,
+                "no such path: see `nfslab help serve`".to_owned(),
+            )
+        })
         .with_state(node)
 }
 
@@ -94,7 +101,9 @@ async fn peers(State(node): State<Arc<Node>>) -> Json<Vec<PeerView>> {
 }
 
 async fn forget_all(State(node): State<Arc<Node>>) -> Json<ForgetView> {
-    Json(ForgetView { forgotten: node.forget_peers(None) })
+    Json(ForgetView {
+        forgotten: node.forget_peers(None),
+    })
 }
 
 async fn forget(
@@ -102,7 +111,10 @@ async fn forget(
     Path(name): Path<String>,
 ) -> Result<Json<ForgetView>, Failure> {
     match node.forget_peers(Some(&name)) {
-        0 => Err(Failure(StatusCode::NOT_FOUND, format!("no monitored peer '{name}': see `nfslab peer list`"))),
+        0 => Err(Failure(
+            StatusCode::NOT_FOUND,
+            format!("no monitored peer '{name}': see `nfslab peer list`"),
+        )),
         forgotten => Ok(Json(ForgetView { forgotten })),
     }
 }
@@ -152,7 +164,9 @@ async fn events(
     }
     let live = BroadcastStream::new(live).map_while(Result::ok);
     let stream = tokio_stream::iter(past).chain(live);
-    Ok(Sse::new(as_sse(stream)).keep_alive(KeepAlive::default()).into_response())
+    Ok(Sse::new(as_sse(stream))
+        .keep_alive(KeepAlive::default())
+        .into_response())
 }
 
 fn as_sse(
@@ -165,7 +179,9 @@ fn as_sse(
 }
 
 async fn clock(State(node): State<Arc<Node>>) -> Json<ClockView> {
-    Json(ClockView { now_ms: node.clock.now().as_secs_f64() * 1000.0 })
+    Json(ClockView {
+        now_ms: node.clock.now().as_secs_f64() * 1000.0,
+    })
 }
 
 async fn advance(
@@ -178,6 +194,8 @@ async fn advance(
 }
 
 async fn reset(State(node): State<Arc<Node>>) -> Result<Json<Vec<ServiceView>>, Failure> {
-    node.reset().await.map_err(|error| Failure(StatusCode::CONFLICT, format!("{error:#}")))?;
+    node.reset()
+        .await
+        .map_err(|error| Failure(StatusCode::CONFLICT, format!("{error:#}")))?;
     Ok(Json(node.services()))
 }

@@ -57,7 +57,12 @@ impl Digest {
         let joins = self.kind == Some(kind) && kind != Kind::Single && self.name == procedure;
         if !joins || at > self.since + TOGETHER {
             self.tell(timeline);
-            *self = Digest { kind: Some(kind), since: at, name: procedure.to_owned(), ..Digest::default() };
+            *self = Digest {
+                kind: Some(kind),
+                since: at,
+                name: procedure.to_owned(),
+                ..Digest::default()
+            };
         }
         if let What::Reply { status, took_ms, .. } = &event.what {
             *self.statuses.entry(status.clone()).or_default() += 1;
@@ -68,21 +73,39 @@ impl Digest {
 
     /// Tells everything that has been taken.
     pub fn tell(&mut self, timeline: &Mutex<Timeline>) {
-        let Digest { kind, events, statuses, slowest_ms, name, .. } = std::mem::take(self);
-        let (Some(kind), Some((at, tone, first))) = (kind, events.first()) else { return };
-        let statuses: Vec<_> = statuses.iter().map(|(status, n)| format!("{n} × {status}")).collect();
+        let Digest {
+            kind,
+            events,
+            statuses,
+            slowest_ms,
+            name,
+            ..
+        } = std::mem::take(self);
+        let (Some(kind), Some((at, tone, first))) = (kind, events.first()) else {
+            return;
+        };
+        let statuses: Vec<_> = statuses
+            .iter()
+            .map(|(status, n)| format!("{n} × {status}"))
+            .collect();
         let (statuses, slowest) = (statuses.join(", "), seconds(slowest_ms));
         let text = match (kind, events.len()) {
             (Kind::Single, _) | (_, ..=SEPARATE) => {
                 let mut timeline = timeline.lock();
-                events.iter().for_each(|(at, tone, text)| timeline.add(*at, Side::Server, *tone, text));
+                events
+                    .iter()
+                    .for_each(|(at, tone, text)| timeline.add(*at, Side::Server, *tone, text));
                 return;
             }
             (Kind::Prompt, n) => format!("{n} calls {name}: {statuses}, the slowest after {slowest}"),
             (Kind::Again, n) => format!("{n} calls come AGAIN (same numbers): the client has had no answer"),
             (Kind::Queued, n) => format!("{first}; so do {} more calls", n - 1),
-            (Kind::Late, n) => format!("{n} calls are answered, {name}: {statuses}; the oldest had waited {slowest}"),
-            (Kind::LateCopy, n) => format!("{n} copies of them are answered too, since lockd remembers no call: {statuses}"),
+            (Kind::Late, n) => {
+                format!("{n} calls are answered, {name}: {statuses}; the oldest had waited {slowest}")
+            }
+            (Kind::LateCopy, n) => {
+                format!("{n} copies of them are answered too, since lockd remembers no call: {statuses}")
+            }
         };
         timeline.lock().add(*at, Side::Server, *tone, text);
     }
@@ -93,17 +116,32 @@ fn sort(event: &Event) -> Option<(Kind, Tone)> {
     /// An answer that took longer had to wait for something.
     const AT_ONCE_MS: f64 = 500.0;
     Some(match &event.what {
-        What::Call { service: "portmap", .. } | What::Reply { service: "portmap", .. } => return None,
-        What::Call { procedure, .. } | What::Reply { procedure, .. } if procedure.ends_with("NULL") => return None,
+        What::Call {
+            service: "portmap", ..
+        }
+        | What::Reply {
+            service: "portmap", ..
+        } => return None,
+        What::Call { procedure, .. } | What::Reply { procedure, .. } if procedure.ends_with("NULL") => {
+            return None;
+        }
         What::Call { copy: true, .. } => (Kind::Again, Tone::Bad),
         What::Call { .. } => return None,
         What::Reply { copy: true, .. } => (Kind::LateCopy, Tone::Plain),
         What::Reply { took_ms, .. } if *took_ms > AT_ONCE_MS => (Kind::Late, Tone::Good),
         What::Reply { .. } => (Kind::Prompt, Tone::Plain),
-        What::Lockd { step: "call-queued", .. } => (Kind::Queued, Tone::Plain),
-        What::Lockd { step: "statd-not-registered", .. } => (Kind::Single, Tone::Bad),
+        What::Lockd {
+            step: "call-queued", ..
+        } => (Kind::Queued, Tone::Plain),
+        What::Lockd {
+            step: "statd-not-registered",
+            ..
+        } => (Kind::Single, Tone::Bad),
         What::Callback { delivered: false, .. } => (Kind::Single, Tone::Bad),
-        What::Service { condition, .. } => (Kind::Single, if condition == "ok" { Tone::Good } else { Tone::Bad }),
+        What::Service { condition, .. } => (
+            Kind::Single,
+            if condition == "ok" { Tone::Good } else { Tone::Bad },
+        ),
         _ => (Kind::Single, Tone::Plain),
     })
 }

@@ -354,7 +354,11 @@ mod duration {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
         let text = String::deserialize(d)?;
-        let wrong = |e| D::Error::custom(format!("'{text}' is not a duration such as \"20s\" or \"100ms\": {e}"));
+        let wrong = |e| {
+            D::Error::custom(format!(
+                "'{text}' is not a duration such as \"20s\" or \"100ms\": {e}"
+            ))
+        };
         humantime::parse_duration(&text).map(Some).map_err(wrong)
     }
 }
@@ -392,7 +396,8 @@ impl Scenario {
     /// # Errors
     /// The file, the line, what is wrong and what would be right.
     pub fn read(path: &Path) -> Result<Scenario> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Scenario::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 
@@ -403,7 +408,9 @@ impl Scenario {
     pub fn parse(text: &str) -> Result<Scenario> {
         let scenario: Scenario = toml::from_str(text)?;
         for step in &scenario.steps {
-            step.verb().and_then(|verb| scenario.check(&verb)).with_context(|| format!("step \"{}\"", step.say))?;
+            step.verb()
+                .and_then(|verb| scenario.check(&verb))
+                .with_context(|| format!("step \"{}\"", step.say))?;
         }
         for (service, condition) in &scenario.server.services {
             check_condition(service, condition)?;
@@ -420,7 +427,9 @@ impl Scenario {
             Verb::Prints(v) => &v.on,
             Verb::Exited(v) => &v.on,
             Verb::Service(services) => {
-                return services.iter().try_for_each(|(service, condition)| check_condition(service, condition));
+                return services
+                    .iter()
+                    .try_for_each(|(service, condition)| check_condition(service, condition));
             }
             Verb::Advance(by) => {
                 humantime::parse_duration(by).with_context(|| format!("'{by}' is not a duration"))?;

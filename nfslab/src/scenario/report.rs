@@ -74,7 +74,14 @@ impl FromStr for Wanted {
             "json" => Form::Json,
             _ => return Err(wrong()),
         };
-        if file.is_empty() { Err(wrong()) } else { Ok(Wanted { form, file: file.into() }) }
+        if file.is_empty() {
+            Err(wrong())
+        } else {
+            Ok(Wanted {
+                form,
+                file: file.into(),
+            })
+        }
     }
 }
 
@@ -99,11 +106,19 @@ fn tap(verdicts: &[Verdict]) -> String {
     let mut text = format!("TAP version 14\n1..{}\n", steps().count());
     for (n, (verdict, step)) in steps().enumerate() {
         let ok = if step.passed == Some(true) { "ok" } else { "not ok" };
-        let skip = if step.passed.is_none() { " # SKIP not reached" } else { "" };
+        let skip = if step.passed.is_none() {
+            " # SKIP not reached"
+        } else {
+            ""
+        };
         let name = format!("{}: {}", verdict.title, step.say).replace('#', "\\#");
         let _ = writeln!(text, "{ok} {} - {name}{skip}", n + 1);
         if step.passed == Some(false) {
-            let _ = writeln!(text, "  ---\n  message: {}\n  ...", serde_json::Value::from(step.detail.as_str()));
+            let _ = writeln!(
+                text,
+                "  ---\n  message: {}\n  ...",
+                serde_json::Value::from(step.detail.as_str())
+            );
         }
     }
     text
@@ -151,7 +166,12 @@ mod tests {
     use super::*;
 
     fn verdict() -> Verdict {
-        let step = |say: &str, passed| StepResult { say: say.into(), passed, detail: "seen: 3".into(), took_ms: 1.5 };
+        let step = |say: &str, passed| StepResult {
+            say: say.into(),
+            passed,
+            detail: "seen: 3".into(),
+            took_ms: 1.5,
+        };
         Verdict {
             title: "t".into(),
             passed: false,
@@ -174,7 +194,10 @@ mod tests {
     #[test]
     fn junit_counts_failures_and_skips() {
         let xml = junit(&[verdict()]).unwrap();
-        assert!(xml.contains("failures=\"1\"") && xml.contains("skipped=\"1\""), "{xml}");
+        assert!(
+            xml.contains("failures=\"1\"") && xml.contains("skipped=\"1\""),
+            "{xml}"
+        );
     }
 
     #[test]

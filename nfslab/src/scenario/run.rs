@@ -4,8 +4,8 @@
 //! for is an event of the server or of a guest; only the state of a process has to be looked at again and
 //! again, because no kernel announces it.
 
-use super::file::{Client as ClientSpec, Exec, Locks, Processes, Scenario, Start, Step, Verb};
 use super::digest::{Digest, TOGETHER};
+use super::file::{Client as ClientSpec, Exec, Locks, Processes, Scenario, Start, Step, Verb};
 use super::report::{StepResult, Verdict};
 use super::timeline::{Side, Timeline, Tone};
 use crate::clock::Clock;
@@ -77,15 +77,30 @@ pub async fn run(scenario: &Scenario, setting: &Setting, timeline: Shared) -> Re
     };
     let steps = stage.play().await;
     let kernels = guests.values().map(|guest| guest.kernel.clone()).collect();
-    let mounted_ms = guests.values().filter_map(|g| g.guest.booted().mounted).map(ms).collect();
+    let mounted_ms = guests
+        .values()
+        .filter_map(|g| g.guest.booted().mounted)
+        .map(ms)
+        .collect();
     for guest in guests.into_values() {
-        guest.guest.shutdown().await.context("a guest did not power off")?;
+        guest
+            .guest
+            .shutdown()
+            .await
+            .context("a guest did not power off")?;
     }
     server.stop().await;
     tellers.shutdown().await;
     let passed = steps.iter().all(|step| step.passed == Some(true));
     let took_ms = ms(started.elapsed());
-    let verdict = Verdict { title: scenario.title.clone(), passed, kernels, steps, took_ms, mounted_ms };
+    let verdict = Verdict {
+        title: scenario.title.clone(),
+        passed,
+        kernels,
+        steps,
+        took_ms,
+        mounted_ms,
+    };
     tell_verdict(scenario, &verdict, &timeline);
     Ok(verdict)
 }
@@ -105,8 +120,12 @@ fn config(scenario: &Scenario, setting: &Setting) -> Result<Config> {
         pcap: setting.pcap.clone(),
         ..Config::default()
     };
-    config.personality = nlm::personality::Personality::by_name(personality)
-        .ok_or_else(|| anyhow!("no personality '{personality}': there are {}", crate::server::personalities()))?;
+    config.personality = nlm::personality::Personality::by_name(personality).ok_or_else(|| {
+        anyhow!(
+            "no personality '{personality}': there are {}",
+            crate::server::personalities()
+        )
+    })?;
     config.exports = scenario
         .server
         .exports
@@ -147,15 +166,27 @@ async fn boot(
         let kernel = uname.stdout.trim().to_owned();
         let mounted = guest.booted().mounted.unwrap_or(guest.booted().ready);
         let at = clock.at(guest.power_on() + mounted);
-        let mounts = scenario.clients.iter().find(|c| c.name == name).map_or(&[][..], |c| &c.mounts);
-        let places: Vec<_> = mounts.iter().map(|m| format!("{} on {}", m.export, m.at)).collect();
+        let mounts = scenario
+            .clients
+            .iter()
+            .find(|c| c.name == name)
+            .map_or(&[][..], |c| &c.mounts);
+        let places: Vec<_> = mounts
+            .iter()
+            .map(|m| format!("{} on {}", m.export, m.at))
+            .collect();
         let text = format!(
             "{name}: Linux {kernel} has booted and mounted {}, {} after power-on",
             places.join(", "),
             seconds(ms(mounted))
         );
         timeline.lock().add(at, Side::Client, Tone::Plain, text);
-        tellers.spawn(tell_client(name.clone(), guest.events(), timeline.clone(), clock.clone()));
+        tellers.spawn(tell_client(
+            name.clone(),
+            guest.events(),
+            timeline.clone(),
+            clock.clone(),
+        ));
         guests.insert(name, Booted { guest, kernel });
     }
     Ok(guests)
@@ -170,7 +201,10 @@ fn guest_config(spec: &ClientSpec, index: u8, setting: &Setting) -> Result<Guest
     config.memory_mib = spec.memory_mib;
     config.nlm_timeout = spec.nlm_timeout;
     config.boot_deadline = BOOT;
-    config.console_log = setting.out.as_ref().map(|out| out.join(format!("{}.console.log", spec.name)));
+    config.console_log = setting
+        .out
+        .as_ref()
+        .map(|out| out.join(format!("{}.console.log", spec.name)));
     config.mounts = spec
         .mounts
         .iter()
@@ -196,8 +230,12 @@ impl Stage<'_> {
         let mut results = Vec::new();
         let mut failed = false;
         for step in &self.scenario.steps {
-            let mut result =
-                StepResult { say: step.say.clone(), passed: None, detail: String::new(), took_ms: 0.0 };
+            let mut result = StepResult {
+                say: step.say.clone(),
+                passed: None,
+                detail: String::new(),
+                took_ms: 0.0,
+            };
             if !failed {
                 self.say(Side::Story, Tone::Heading, &step.say);
                 let started = Instant::now();
@@ -206,7 +244,11 @@ impl Stage<'_> {
                 failed = outcome.is_err();
                 result.passed = Some(!failed);
                 result.detail = outcome.unwrap_or_else(|error| format!("{error:#}"));
-                let (mark, tone) = if failed { ("✗", Tone::Bad) } else { ("✓", Tone::Good) };
+                let (mark, tone) = if failed {
+                    ("✗", Tone::Bad)
+                } else {
+                    ("✓", Tone::Good)
+                };
                 if !result.detail.is_empty() {
                     self.say(Side::Story, tone, &format!("{mark} {}", result.detail));
                 }
@@ -217,11 +259,16 @@ impl Stage<'_> {
     }
 
     fn say(&self, side: Side, tone: Tone, text: &str) {
-        self.timeline.lock().add(self.server.node().clock.now(), side, tone, text);
+        self.timeline
+            .lock()
+            .add(self.server.node().clock.now(), side, tone, text);
     }
 
     fn guest(&self, name: &str) -> Result<&Guest> {
-        self.guests.get(name).map(|booted| &booted.guest).ok_or_else(|| anyhow!("no client '{name}'"))
+        self.guests
+            .get(name)
+            .map(|booted| &booted.guest)
+            .ok_or_else(|| anyhow!("no client '{name}'"))
     }
 
     /// Does one step; what was seen, in words.
@@ -250,7 +297,11 @@ impl Stage<'_> {
                     _ => None,
                 });
                 let line = found.await.ok_or_else(|| {
-                    anyhow!("{}'s kernel has not printed /{}/ within {within:?}", wanted.on, wanted.line)
+                    anyhow!(
+                        "{}'s kernel has not printed /{}/ within {within:?}",
+                        wanted.on,
+                        wanted.line
+                    )
                 })?;
                 Ok(format!("{}'s kernel log: \"{line}\"", wanted.on))
             }
@@ -263,7 +314,10 @@ impl Stage<'_> {
                         bail!("{}'s kernel has printed \"{line}\"", wanted.on);
                     }
                 }
-                Ok(format!("{}'s kernel has printed nothing that matches /{}/", wanted.on, wanted.line))
+                Ok(format!(
+                    "{}'s kernel has printed nothing that matches /{}/",
+                    wanted.on, wanted.line
+                ))
             }
             Verb::Prints(wanted) => {
                 let mut matched = BTreeMap::new();
@@ -278,24 +332,51 @@ impl Stage<'_> {
                     (matched.len() >= wanted.count).then_some(())
                 });
                 let complete = all.await.is_some();
-                let seen = matched.iter().map(|(label, line)| format!("{label}: {line}")).collect::<Vec<_>>();
+                let seen = matched
+                    .iter()
+                    .map(|(label, line)| format!("{label}: {line}"))
+                    .collect::<Vec<_>>();
                 if complete {
                     Ok(seen.join("; "))
                 } else {
-                    bail!("only {} of {} have printed /{}/: {}", seen.len(), wanted.count, wanted.line, seen.join("; "))
+                    bail!(
+                        "only {} of {} have printed /{}/: {}",
+                        seen.len(),
+                        wanted.count,
+                        wanted.line,
+                        seen.join("; ")
+                    )
                 }
             }
             Verb::Exited(wanted) => {
-                let exited = self.exited(&wanted.on, &wanted.labels, wanted.count, within).await?;
-                match exited.iter().find(|(_, status)| **status != Status::Exited(wanted.status)) {
+                let exited = self
+                    .exited(&wanted.on, &wanted.labels, wanted.count, within)
+                    .await?;
+                match exited
+                    .iter()
+                    .find(|(_, status)| **status != Status::Exited(wanted.status))
+                {
                     Some((label, status)) => bail!("{label} ended with {status}, expected {}", wanted.status),
-                    None => Ok(format!("{} ended with exit status {}", count(exited.len(), "process"), wanted.status)),
+                    None => Ok(format!(
+                        "{} ended with exit status {}",
+                        count(exited.len(), "process"),
+                        wanted.status
+                    )),
                 }
             }
             Verb::Event(wanted) => {
                 let kind = wanted.kind.clone();
-                let count = self.count_events(within, wanted.count, move |event| event.kind() == kind).await?;
-                Ok(format!("seen {}", if count == 1 { "once".to_owned() } else { format!("{count} times") }))
+                let count = self
+                    .count_events(within, wanted.count, move |event| event.kind() == kind)
+                    .await?;
+                Ok(format!(
+                    "seen {}",
+                    if count == 1 {
+                        "once".to_owned()
+                    } else {
+                        format!("{count} times")
+                    }
+                ))
             }
             Verb::Replies(wanted) => self.replies(&wanted),
             Verb::Locks(wanted) => self.locks(&wanted, within).await,
@@ -309,21 +390,37 @@ impl Stage<'_> {
             guest.spawn(&label, &format!("N={n}\n{}", start.script)).await?;
         }
         let processes = count(start.count as usize, "process");
-        self.say(Side::Client, Tone::Plain, &format!("{}: {processes} started ({})", start.on, start.label));
+        self.say(
+            Side::Client,
+            Tone::Plain,
+            &format!("{}: {processes} started ({})", start.on, start.label),
+        );
         Ok(String::new())
     }
 
     async fn exec(&self, exec: &Exec, within: Duration) -> Result<String> {
         let started = Instant::now();
         let output = self.guest(&exec.on)?.exec(&exec.script, within).await?;
-        let text = [output.stdout.trim(), output.stderr.trim()].join("\n").trim().to_owned();
+        let text = [output.stdout.trim(), output.stderr.trim()]
+            .join("\n")
+            .trim()
+            .to_owned();
         if output.status != Status::Exited(exec.status) {
-            bail!("{} after {:?}, expected exit status {}: {text}", output.status, started.elapsed(), exec.status);
+            bail!(
+                "{} after {:?}, expected exit status {}: {text}",
+                output.status,
+                started.elapsed(),
+                exec.status
+            );
         }
         if let Some(pattern) = exec.prints.as_ref().filter(|pattern| !pattern.is_match(&text)) {
             bail!("it does not print /{pattern}/ but: {text}");
         }
-        Ok(format!("done in {}{}{text}", seconds(ms(started.elapsed())), if text.is_empty() { "" } else { ": " }))
+        Ok(format!(
+            "done in {}{}{text}",
+            seconds(ms(started.elapsed())),
+            if text.is_empty() { "" } else { ": " }
+        ))
     }
 
     async fn processes(&self, wanted: &Processes, within: Duration) -> Result<String> {
@@ -334,7 +431,10 @@ impl Stage<'_> {
                 let all = guest.processes().await?;
                 let mut matching = BTreeMap::new();
                 for process in all.iter().filter(|p| wanted.labels.is_match(&p.label)) {
-                    let there = wanted.stack.as_ref().is_none_or(|function| process.is_in(function));
+                    let there = wanted
+                        .stack
+                        .as_ref()
+                        .is_none_or(|function| process.is_in(function));
                     if process.state == wanted.state && there {
                         matching.insert(process.label.clone(), process.clone());
                     }
@@ -342,22 +442,41 @@ impl Stage<'_> {
                 if matching.len() >= wanted.count {
                     return Ok::<_, anyhow::Error>(matching);
                 }
-                seen = all.iter().map(|p| format!("{} {} in {}", p.label, p.state, p.wchan)).collect::<Vec<_>>().join("; ");
+                seen = all
+                    .iter()
+                    .map(|p| format!("{} {} in {}", p.label, p.state, p.wchan))
+                    .collect::<Vec<_>>()
+                    .join("; ");
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
         let matching = match tokio::time::timeout(within, wait).await {
             Ok(matching) => matching?,
-            Err(_) => bail!("not {} processes in state {} within {within:?}: {seen}", wanted.count, wanted.state),
+            Err(_) => bail!(
+                "not {} processes in state {} within {within:?}: {seen}",
+                wanted.count,
+                wanted.state
+            ),
         };
         self.say(Side::Client, Tone::Bad, &describe_all(&matching));
         if let Some(process) = matching.values().next() {
             let stack = process.stack.join(" ← ");
-            self.say(Side::Client, Tone::Plain, &format!("{}: kernel stack of pid {}: {stack}", wanted.on, process.pid));
+            self.say(
+                Side::Client,
+                Tone::Plain,
+                &format!("{}: kernel stack of pid {}: {stack}", wanted.on, process.pid),
+            );
         }
-        let place = wanted.stack.as_ref().map_or(String::new(), |function| format!(" inside {function}"));
+        let place = wanted
+            .stack
+            .as_ref()
+            .map_or(String::new(), |function| format!(" inside {function}"));
         let are = if matching.len() == 1 { "is" } else { "are" };
-        Ok(format!("{} {are} in state {}{place}", count(matching.len(), "process"), wanted.state))
+        Ok(format!(
+            "{} {are} in state {}{place}",
+            count(matching.len(), "process"),
+            wanted.state
+        ))
     }
 
     async fn exited(
@@ -381,18 +500,21 @@ impl Stage<'_> {
             Some(()) => Ok(ended),
             None => {
                 let left = self.guest(on)?.processes().await?;
-                let left: Vec<_> = left.iter().filter(|p| labels.is_match(&p.label)).map(describe).collect();
-                bail!("only {} of {count} ended within {within:?}; still there: {}", ended.len(), left.join("; "))
+                let left: Vec<_> = left
+                    .iter()
+                    .filter(|p| labels.is_match(&p.label))
+                    .map(describe)
+                    .collect();
+                bail!(
+                    "only {} of {count} ended within {within:?}; still there: {}",
+                    ended.len(),
+                    left.join("; ")
+                )
             }
         }
     }
 
-    async fn count_events(
-        &self,
-        within: Duration,
-        count: u32,
-        fits: impl Fn(&Event) -> bool,
-    ) -> Result<u32> {
+    async fn count_events(&self, within: Duration, count: u32, fits: impl Fn(&Event) -> bool) -> Result<u32> {
         let (past, mut live) = self.server.node().events.since(0);
         let mut seen = past.iter().filter(|event| fits(event)).count() as u32;
         let wait = async {
@@ -414,7 +536,16 @@ impl Stage<'_> {
         let (events, _) = self.server.node().events.since(0);
         let (mut seen, mut slowest) = (0usize, 0.0f64);
         for event in &events {
-            let What::Reply { procedure, about, status, took_ms, .. } = &event.what else { continue };
+            let What::Reply {
+                procedure,
+                about,
+                status,
+                took_ms,
+                ..
+            } = &event.what
+            else {
+                continue;
+            };
             if *procedure != wanted.procedure {
                 continue;
             }
@@ -427,10 +558,18 @@ impl Stage<'_> {
             (seen, slowest) = (seen + 1, slowest.max(*took_ms));
         }
         if seen < wanted.count as usize {
-            bail!("{seen} answers to {}, expected at least {}", wanted.procedure, wanted.count);
+            bail!(
+                "{seen} answers to {}, expected at least {}",
+                wanted.procedure,
+                wanted.count
+            );
         }
         let answers = count(seen, "answer");
-        Ok(format!("{answers} to {}, the slowest after {}", wanted.procedure, seconds(slowest)))
+        Ok(format!(
+            "{answers} to {}, the slowest after {}",
+            wanted.procedure,
+            seconds(slowest)
+        ))
     }
 
     async fn locks(&self, wanted: &Locks, within: Duration) -> Result<String> {
@@ -449,16 +588,28 @@ impl Stage<'_> {
             Ok(found) => found?,
             Err(_) => {
                 let page = self.control.locks(0, 100).await?;
-                let held: Vec<_> = page.held.iter().map(|l| format!("{} by {}", l.path, l.owner)).collect();
+                let held: Vec<_> = page
+                    .held
+                    .iter()
+                    .map(|l| format!("{} by {}", l.path, l.owner))
+                    .collect();
                 bail!(
                     "{} locks are held and {} wait, expected {} and {}: {}",
-                    page.total, page.waiting.len(), wanted.held, wanted.waiting, held.join("; ")
+                    page.total,
+                    page.waiting.len(),
+                    wanted.held,
+                    wanted.waiting,
+                    held.join("; ")
                 );
             }
         }
         Ok(match (wanted.held, wanted.waiting) {
             (0, 0) => "the server's lock table is empty".to_owned(),
-            (held, waiting) => format!("held: {}; waiting: {}", count(held, "lock"), count(waiting, "request")),
+            (held, waiting) => format!(
+                "held: {}; waiting: {}",
+                count(held, "lock"),
+                count(waiting, "request")
+            ),
         })
     }
 }
@@ -487,18 +638,33 @@ fn meaning(state: char) -> &'static str {
 
 /// A process as `ps` would show it.
 fn describe(process: &Process) -> String {
-    let Process { label, pid, state, wchan, .. } = process;
-    format!("{label} (pid {pid}, {}) is in state {state} in {wchan}", process.cmdline.join(" "))
+    let Process {
+        label,
+        pid,
+        state,
+        wchan,
+        ..
+    } = process;
+    format!(
+        "{label} (pid {pid}, {}) is in state {state} in {wchan}",
+        process.cmdline.join(" ")
+    )
 }
 
 /// Processes that are in the same state.
 fn describe_all(processes: &BTreeMap<String, Process>) -> String {
-    let names: Vec<_> = processes.values().map(|p| format!("{} (pid {})", p.label, p.pid)).collect();
+    let names: Vec<_> = processes
+        .values()
+        .map(|p| format!("{} (pid {})", p.label, p.pid))
+        .collect();
     let who = match names.as_slice() {
         [first, .., last] if names.len() > 3 => format!("{first} to {last}"),
         all => all.join(", "),
     };
-    let state = processes.values().next().map_or("unknown", |process| meaning(process.state));
+    let state = processes
+        .values()
+        .next()
+        .map_or("unknown", |process| meaning(process.state));
     format!("{who}: state {state}")
 }
 
@@ -554,7 +720,9 @@ async fn print(clock: Arc<Clock>, timeline: Shared) {
 /// Puts what a client's kernel prints, and what its processes print and how they end, into the timeline.
 async fn tell_client(name: String, mut events: Events, timeline: Shared, clock: Arc<Clock>) {
     // What the kernel says while it boots is in the console log.
-    events.wait_for(BOOT, |kind| matches!(kind, EventKind::Ready)).await;
+    events
+        .wait_for(BOOT, |kind| matches!(kind, EventKind::Ready))
+        .await;
     let mut said = Repeated::default();
     loop {
         let event = match tokio::time::timeout(TOGETHER, events.recv()).await {
@@ -567,7 +735,11 @@ async fn tell_client(name: String, mut events: Events, timeline: Shared, clock: 
         };
         let (tone, text) = match event.kind {
             EventKind::Kernel { line, .. } if about_locks(&line) => {
-                let tone = if line.ends_with("OK") { Tone::Good } else { Tone::Bad };
+                let tone = if line.ends_with("OK") {
+                    Tone::Good
+                } else {
+                    Tone::Bad
+                };
                 (tone, format!("{name}: kernel log: {line}"))
             }
             EventKind::Output { label, line, .. } => (Tone::Plain, format!("{name}: {label} prints: {line}")),
@@ -608,14 +780,22 @@ impl Repeated {
 
 /// Whether a line of the kernel's log concerns NFS or its locks.
 fn about_locks(line: &str) -> bool {
-    ["lockd", "nfs", "NFS", "statd", "RPC"].iter().any(|word| line.contains(word))
+    ["lockd", "nfs", "NFS", "statd", "RPC"]
+        .iter()
+        .any(|word| line.contains(word))
 }
 
 fn tell_story(scenario: &Scenario, timeline: &Shared) {
     let mut timeline = timeline.lock();
     timeline.text(&scenario.title, Tone::Heading);
-    timeline.text(&format!("\nWhat one sees   {}", one_line(&scenario.symptom)), Tone::Plain);
-    timeline.text(&format!("The cause       {}\n", one_line(&scenario.cause)), Tone::Plain);
+    timeline.text(
+        &format!("\nWhat one sees   {}", one_line(&scenario.symptom)),
+        Tone::Plain,
+    );
+    timeline.text(
+        &format!("The cause       {}\n", one_line(&scenario.cause)),
+        Tone::Plain,
+    );
     timeline.text(
         "Who is who      lockd keeps the locks, on the server and in each client's kernel. statd tells a client \
          when the server has restarted, so that it can take its locks again. NLM is the protocol between lockds: \
@@ -632,7 +812,11 @@ fn one_line(text: &str) -> String {
 fn tell_verdict(scenario: &Scenario, verdict: &Verdict, timeline: &Shared) {
     let mut timeline = timeline.lock();
     let passed = verdict.steps.iter().filter(|s| s.passed == Some(true)).count();
-    let (tone, word) = if verdict.passed { (Tone::Good, "PASSED") } else { (Tone::Bad, "FAILED") };
+    let (tone, word) = if verdict.passed {
+        (Tone::Good, "PASSED")
+    } else {
+        (Tone::Bad, "FAILED")
+    };
     timeline.text(
         &format!(
             "\n{word}  {}: {passed} of {} steps, in {}, on Linux {}",
@@ -644,9 +828,15 @@ fn tell_verdict(scenario: &Scenario, verdict: &Verdict, timeline: &Shared) {
         tone,
     );
     if let Some(step) = verdict.steps.iter().find(|step| step.passed == Some(false)) {
-        timeline.text(&format!("Failed step: {}\n  {}", step.say, step.detail), Tone::Bad);
+        timeline.text(
+            &format!("Failed step: {}\n  {}", step.say, step.detail),
+            Tone::Bad,
+        );
     } else {
-        for (head, text) in [("How to find it ", &scenario.find), ("How to mend it ", &scenario.mend)] {
+        for (head, text) in [
+            ("How to find it ", &scenario.find),
+            ("How to mend it ", &scenario.mend),
+        ] {
             if !text.is_empty() {
                 timeline.text(&format!("{head} {}", one_line(text)), Tone::Plain);
             }

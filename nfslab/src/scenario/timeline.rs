@@ -69,13 +69,20 @@ pub struct Timeline {
 impl Timeline {
     /// Prints to standard output, in colour if that is a terminal.
     pub fn to_stdout() -> Self {
-        let width = Term::stdout().size_checked().map_or(WIDTH, |(_, columns)| columns.into());
+        let width = Term::stdout()
+            .size_checked()
+            .map_or(WIDTH, |(_, columns)| columns.into());
         Self::new(width, Box::new(std::io::stdout()))
     }
 
     /// Prints to `out`.
     pub fn new(width: usize, out: Box<dyn Write + Send>) -> Self {
-        Timeline { lines: Vec::new(), printed: 0, width: width.max(NARROWEST), out }
+        Timeline {
+            lines: Vec::new(),
+            printed: 0,
+            width: width.max(NARROWEST),
+            out,
+        }
     }
 
     /// Everything so far.
@@ -86,13 +93,23 @@ impl Timeline {
     /// The heads of the columns.
     pub fn head(&mut self) {
         let (left, _) = self.columns();
-        self.put(&format!("{}{}{}", pad("time", TIME), pad("SERVER (nfslab)", left + 2), "CLIENTS (real Linux kernels)"));
+        self.put(&format!(
+            "{}{}{}",
+            pad("time", TIME),
+            pad("SERVER (nfslab)", left + 2),
+            "CLIENTS (real Linux kernels)"
+        ));
         self.put(&"─".repeat(self.width));
     }
 
     /// Adds a line.
     pub fn add(&mut self, at: Duration, side: Side, tone: Tone, text: impl Into<String>) {
-        self.lines.push(Line { at_ms: at.as_secs_f64() * 1000.0, side, tone, text: text.into() });
+        self.lines.push(Line {
+            at_ms: at.as_secs_f64() * 1000.0,
+            side,
+            tone,
+            text: text.into(),
+        });
     }
 
     /// Prints what happened before `now` less [`HOLD_BACK`].
@@ -138,9 +155,16 @@ impl Timeline {
         }
         let time = format!("{:>7.2}  ", line.at_ms / 1000.0);
         let options = textwrap::Options::new(width).subsequent_indent("  ");
-        let pieces = line.text.lines().flat_map(|paragraph| textwrap::wrap(paragraph, &options));
+        let pieces = line
+            .text
+            .lines()
+            .flat_map(|paragraph| textwrap::wrap(paragraph, &options));
         for (i, piece) in pieces.enumerate() {
-            let lead = if i == 0 { pad(&time, indent) } else { " ".repeat(indent) };
+            let lead = if i == 0 {
+                pad(&time, indent)
+            } else {
+                " ".repeat(indent)
+            };
             self.put(&format!("{lead}{}", style.apply_to(piece)));
         }
     }
@@ -169,7 +193,13 @@ impl Timeline {
 }
 
 fn pad(text: &str, width: usize) -> String {
-    pad_str(text, width.max(measure_text_width(text)), console::Alignment::Left, None).into_owned()
+    pad_str(
+        text,
+        width.max(measure_text_width(text)),
+        console::Alignment::Left,
+        None,
+    )
+    .into_owned()
 }
 
 #[cfg(test)]
@@ -195,11 +225,25 @@ mod tests {
         let page = Page::default();
         let mut timeline = Timeline::new(80, Box::new(page.clone()));
         timeline.head();
-        timeline.add(Duration::from_secs(22), Side::Client, Tone::Plain, "lockd: not responding");
+        timeline.add(
+            Duration::from_secs(22),
+            Side::Client,
+            Tone::Plain,
+            "lockd: not responding",
+        );
         let text = "a LOCK that waits for the monitor call behind it";
         timeline.add(Duration::from_millis(4310), Side::Server, Tone::Plain, text);
         timeline.settle(Duration::from_secs(1));
-        assert_eq!(page.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count(), 2, "held back");
+        assert_eq!(
+            page.0
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count(),
+            2,
+            "held back"
+        );
         timeline.flush();
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.lines().collect();

@@ -9,7 +9,7 @@ use nlm::request::Callback;
 use parking_lot::Mutex;
 use proto::nlm::NlmProc;
 use proto::portmap::{self, Mapping, PmapProc};
-use rpc::client::{CallError, Client, Identity, Options, Target, Tap};
+use rpc::client::{CallError, Client, Identity, Options, Tap, Target};
 use rpc::msg::Transport;
 use rpc::xdr;
 use std::collections::BTreeMap;
@@ -50,7 +50,11 @@ pub struct Callbacks {
 impl Callbacks {
     /// None yet.
     pub fn new(tap: Option<Arc<Capture>>) -> Self {
-        Callbacks { clients: Mutex::default(), next_xid: AtomicU32::new(0x6e66_0001), tap }
+        Callbacks {
+            clients: Mutex::default(),
+            next_xid: AtomicU32::new(0x6e66_0001),
+            tap,
+        }
     }
 
     /// Delivers one GRANTED_MSG. Its void reply says that it arrived; what the client thinks of the lock
@@ -66,20 +70,34 @@ impl Callbacks {
         let peer = callback.host.peer;
         let client = match self.known(transport, peer) {
             Some(client) => client,
-            None => self.connect(transport, peer, callback.host.server, callback.host.version).await?,
+            None => {
+                self.connect(transport, peer, callback.host.server, callback.host.version)
+                    .await?
+            }
         };
-        let target = Target::new(proto::nlm::PROGRAM, callback.host.version, NlmProc::NLM_GRANTED_MSG.0);
+        let target = Target::new(
+            proto::nlm::PROGRAM,
+            callback.host.version,
+            NlmProc::NLM_GRANTED_MSG.0,
+        );
         match client.call(target, &callback.args(), PATIENCE).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 self.clients.lock().remove(&(transport, peer));
-                Err(CallbackError::LockManager { port: client.peer().port(), error })
+                Err(CallbackError::LockManager {
+                    port: client.peer().port(),
+                    error,
+                })
             }
         }
     }
 
     fn known(&self, transport: Transport, peer: IpAddr) -> Option<Arc<Client>> {
-        self.clients.lock().get(&(transport, peer)).filter(|client| client.is_open()).cloned()
+        self.clients
+            .lock()
+            .get(&(transport, peer))
+            .filter(|client| client.is_open())
+            .cloned()
     }
 
     async fn connect(
@@ -117,7 +135,12 @@ impl Callbacks {
     fn options(&self, from: IpAddr) -> Options {
         Options {
             from: Some(SocketAddr::new(from, 0)),
-            identity: Identity::Sys { machine: "nfslab".to_owned(), uid: 0, gid: 0, groups: vec![] },
+            identity: Identity::Sys {
+                machine: "nfslab".to_owned(),
+                uid: 0,
+                gid: 0,
+                groups: vec![],
+            },
             first_xid: self.next_xid.fetch_add(0x1_0000, Ordering::Relaxed),
             patience: PATIENCE,
             tap: self.tap.clone().map(|tap| tap as Arc<dyn Tap>),

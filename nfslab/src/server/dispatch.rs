@@ -161,7 +161,13 @@ impl rpc::server::Service for Door {
             Err(stat) => return refuse(header.xid, RpcError::Auth(stat), out),
         };
         let args = message.slice(reader.offset()..);
-        let call = Incoming { origin, header, credential, args, received: node.clock.now() };
+        let call = Incoming {
+            origin,
+            header,
+            credential,
+            args,
+            received: node.clock.now(),
+        };
         let plan = node.faults.read().plan(&Exchange {
             direction: Direction::Call,
             service: self.service,
@@ -184,7 +190,9 @@ impl rpc::server::Service for Door {
         if plan == Plan::Drop {
             return Flow::Continue;
         }
-        let Some(status) = self.execute(&call, out) else { return Flow::Continue };
+        let Some(status) = self.execute(&call, out) else {
+            return Flow::Continue;
+        };
         node.capture_reply(origin, out, mark, comment.as_deref());
         if let Some(log) = log {
             node.event(log.reply(node, &call, status));
@@ -198,7 +206,13 @@ impl rpc::server::Service for Door {
 
 impl Node {
     /// Records what `out` has got since `mark` as a reply.
-    pub(super) fn capture_reply(&self, origin: &Origin, out: &Writer, mark: xdr::Mark, comment: Option<&str>) {
+    pub(super) fn capture_reply(
+        &self,
+        origin: &Origin,
+        out: &Writer,
+        mark: xdr::Mark,
+        comment: Option<&str>,
+    ) {
         if let Some(capture) = &self.capture {
             let reply = out.bytes_since(mark);
             if !reply.is_empty() {
@@ -226,11 +240,18 @@ fn cx<'a>(call: &'a Incoming<'_>) -> Cx<'a> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let caller = match &call.credential {
         Credential::None => Caller::ANONYMOUS,
-        Credential::Sys(sys) => Caller { uid: sys.uid, gid: sys.gid, groups: sys.gids() },
+        Credential::Sys(sys) => Caller {
+            uid: sys.uid,
+            gid: sys.gid,
+            groups: sys.gids(),
+        },
     };
     Cx {
         caller,
-        now: Nfstime3 { seconds: now.as_secs() as u32, nseconds: now.subsec_nanos() },
+        now: Nfstime3 {
+            seconds: now.as_secs() as u32,
+            nseconds: now.subsec_nanos(),
+        },
         peer: call.origin.peer.ip(),
         max_payload: match call.origin.transport {
             Transport::Tcp => nfsd::TCP_PAYLOAD,
@@ -253,10 +274,17 @@ impl Logged {
             Service::Nfs => return None,
             Service::Portmap => (PmapProc(procedure).to_string(), about_mapping(&call.args)),
             Service::Mount => (MountProc(procedure).to_string(), about_path(&call.args)),
-            Service::Lockd => (NlmProc(procedure).to_string(), node.locks.about(node, procedure, &call.args)),
+            Service::Lockd => (
+                NlmProc(procedure).to_string(),
+                node.locks.about(node, procedure, &call.args),
+            ),
             Service::Statd => (SmProc(procedure).to_string(), String::new()),
         };
-        Some(Logged { service: service.name(), procedure, about })
+        Some(Logged {
+            service: service.name(),
+            procedure,
+            about,
+        })
     }
 
     fn call(&self, node: &Node, call: &Incoming<'_>) -> What {

@@ -32,8 +32,13 @@ pub const NSM_PORT: u16 = 32765;
 
 impl Ports {
     /// The ports that administrators and firewalls expect.
-    pub const STANDARD: Ports =
-        Ports([proto::portmap::PMAP_PORT, MOUNT_PORT, proto::nfs3::NFS_PORT, NLM_PORT, NSM_PORT]);
+    pub const STANDARD: Ports = Ports([
+        proto::portmap::PMAP_PORT,
+        MOUNT_PORT,
+        proto::nfs3::NFS_PORT,
+        NLM_PORT,
+        NSM_PORT,
+    ]);
     /// A free port for each.
     pub const AUTO: Ports = Ports([0; 5]);
 
@@ -74,11 +79,16 @@ impl FromStr for Ports {
         let mut ports = Ports::STANDARD;
         for part in text.split(',') {
             let (name, number) = part.split_once('=').ok_or_else(|| {
-                format!("'{part}' is not NAME=PORT; expected standard, auto, or a list such as nfs=2049,portmap=0")
+                format!(
+                    "'{part}' is not NAME=PORT; expected standard, auto, or a list such as nfs=2049,portmap=0"
+                )
             })?;
-            let service = Service::ALL.into_iter().find(|s| port_name(*s) == name).ok_or_else(|| {
-                format!("no port is called '{name}': expected nfs, mount, nlm, nsm or portmap")
-            })?;
+            let service = Service::ALL
+                .into_iter()
+                .find(|s| port_name(*s) == name)
+                .ok_or_else(|| {
+                    format!("no port is called '{name}': expected nfs, mount, nlm, nsm or portmap")
+                })?;
             let number = number
                 .parse()
                 .map_err(|_| format!("'{number}' is not a port: expected 0 (a free one) to 65535"))?;
@@ -142,7 +152,10 @@ impl Sockets {
         let port = listener.local_addr().map_err(tcp)?.port();
         let std = std::net::UdpSocket::bind(SocketAddr::new(address, port)).map_err(|e| ("UDP", e))?;
         std.set_nonblocking(true).map_err(|e| ("UDP", e))?;
-        Ok(Sockets { tcp: listener, udp: UdpSocket::from_std(std).map_err(|e| ("UDP", e))? })
+        Ok(Sockets {
+            tcp: listener,
+            udp: UdpSocket::from_std(std).map_err(|e| ("UDP", e))?,
+        })
     }
 
     fn port(&self) -> Result<u16> {
@@ -171,7 +184,14 @@ impl Listeners {
             ports.set(service, sockets.port()?);
             bound.insert(service, sockets);
         }
-        Ok((Listeners { address, ports, open: Mutex::default() }, bound))
+        Ok((
+            Listeners {
+                address,
+                ports,
+                open: Mutex::default(),
+            },
+            bound,
+        ))
     }
 
     /// The ports in use.
@@ -237,7 +257,10 @@ mod tests {
         assert_eq!("standard".parse(), Ok(Ports::STANDARD));
         assert_eq!("auto".parse(), Ok(Ports::AUTO));
         let ports: Ports = "nfs=0,portmap=1111".parse().unwrap();
-        assert_eq!(ports.to_string(), "portmap=1111,mount=20048,nfs=0,nlm=32803,nsm=32765");
+        assert_eq!(
+            ports.to_string(),
+            "portmap=1111,mount=20048,nfs=0,nlm=32803,nsm=32765"
+        );
         assert!("lockd=1".parse::<Ports>().unwrap_err().contains("nlm"));
         assert!("nfs".parse::<Ports>().unwrap_err().contains("NAME=PORT"));
         assert!("nfs=70000".parse::<Ports>().unwrap_err().contains("65535"));
@@ -248,7 +271,10 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut ports = Ports::AUTO;
         ports.set(Service::Lockd, taken.local_addr().unwrap().port());
-        let error = format!("{:#}", Listeners::bind([127, 0, 0, 1].into(), ports).err().unwrap());
+        let error = format!(
+            "{:#}",
+            Listeners::bind([127, 0, 0, 1].into(), ports).err().unwrap()
+        );
         assert!(error.contains("--ports nlm=0"), "{error}");
     }
 }

@@ -68,9 +68,19 @@ impl Locks {
         let mut fx = Effects::new();
         let mut service = LockService::new(personality);
         service.start_grace(now, grace, &mut fx);
-        let state =
-            State { service, fx, last_call: 0, pending: BTreeMap::new(), copies: BTreeMap::new() };
-        Locks { state: Mutex::new(state), changed: Notify::new(), callbacks, grace }
+        let state = State {
+            service,
+            fx,
+            last_call: 0,
+            pending: BTreeMap::new(),
+            copies: BTreeMap::new(),
+        };
+        Locks {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            callbacks,
+            grace,
+        }
     }
 
     /// Handles a call of version 4.
@@ -88,7 +98,12 @@ impl Locks {
             Transport::Udp => nlm::hosts::Transport::Udp,
         };
         let (peer, server) = (origin.peer.ip(), origin.local.ip());
-        let from = HostKey { peer, server, transport, version: call.header.version };
+        let from = HostKey {
+            peer,
+            server,
+            transport,
+            version: call.header.version,
+        };
         let mut state = self.state.lock();
         let now = node.clock.now();
         state.last_call += 1;
@@ -99,15 +114,18 @@ impl Locks {
             Some(reply) => Answer::Now(write_reply(out, cookie, &reply)),
             None => {
                 let copy = state.copies.contains_key(&(peer, call.header.xid));
-                state.put_off(id, Pending {
-                    copy,
-                    origin: origin.clone(),
-                    xid: call.header.xid,
-                    procedure,
-                    cookie: cookie.to_vec(),
-                    about: about(node, &request),
-                    received: call.received,
-                });
+                state.put_off(
+                    id,
+                    Pending {
+                        copy,
+                        origin: origin.clone(),
+                        xid: call.header.xid,
+                        procedure,
+                        cookie: cookie.to_vec(),
+                        about: about(node, &request),
+                        received: call.received,
+                    },
+                );
                 Answer::Later
             }
         };
@@ -223,7 +241,11 @@ impl Locks {
                 .iter()
                 .map(|waiter| api::WaiterView {
                     lock: lock_view(node, &waiter.wants),
-                    waits_for: waiter.waiting_for.iter().map(|h| format!("{} ({})", h.who, h.kind)).collect(),
+                    waits_for: waiter
+                        .waiting_for
+                        .iter()
+                        .map(|h| format!("{} ({})", h.who, h.kind))
+                        .collect(),
                     last_callback: last_callback(&waiter.state),
                 })
                 .collect(),
@@ -274,7 +296,10 @@ impl Locks {
 
 impl State {
     fn put_off(&mut self, id: CallId, pending: Pending) {
-        *self.copies.entry((pending.origin.peer.ip(), pending.xid)).or_default() += 1;
+        *self
+            .copies
+            .entry((pending.origin.peer.ip(), pending.xid))
+            .or_default() += 1;
         self.pending.insert(id, pending);
     }
 
@@ -353,7 +378,12 @@ async fn call_back(node: Arc<Node>, callback: Box<Callback>) {
         },
     };
     let procedure = "NLM_GRANTED_MSG";
-    node.event(What::Callback { peer: host.peer, procedure, outcome, delivered });
+    node.event(What::Callback {
+        peer: host.peer,
+        procedure,
+        outcome,
+        delivered,
+    });
     let mut state = node.locks.state.lock();
     let State { service, fx, .. } = &mut *state;
     service.callback_sent(node.clock.now(), callback.id, delivered, fx);
@@ -372,7 +402,14 @@ fn decode(procedure: u32, args: &[u8]) -> Result<Option<(&[u8], Request<'_>)>, R
         NlmProc::NLM_LOCK | NlmProc::NLM_NM_LOCK => {
             let args = LockArgs::decode(r)?;
             let monitored = procedure == NlmProc::NLM_LOCK.0;
-            (args.cookie.0, if monitored { Request::Lock(args) } else { Request::NmLock(args) })
+            (
+                args.cookie.0,
+                if monitored {
+                    Request::Lock(args)
+                } else {
+                    Request::NmLock(args)
+                },
+            )
         }
         NlmProc::NLM_CANCEL => {
             let args = proto::nlm::CancelArgs::decode(r)?;
@@ -426,7 +463,9 @@ fn write_reply(out: &mut Writer, cookie: &[u8], reply: &Reply) -> String {
 fn files(node: &Node) -> impl Fn(&[u8], nlm::range::Kind) -> FileCheck + '_ {
     |fh, _kind| match node.exports.check_lockable(fh) {
         Ok(()) => FileCheck::Ok,
-        Err(Nfsstat3::NFS3ERR_STALE | Nfsstat3::NFS3ERR_BADHANDLE) => FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH),
+        Err(Nfsstat3::NFS3ERR_STALE | Nfsstat3::NFS3ERR_BADHANDLE) => {
+            FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH)
+        }
         Err(Nfsstat3::NFS3ERR_ROFS) => FileCheck::Refuse(Nlm4Stat::NLM4_ROFS),
         Err(Nfsstat3::NFS3ERR_JUKEBOX) => FileCheck::Drop,
         Err(_) => FileCheck::Refuse(Nlm4Stat::NLM4_FAILED),
@@ -439,7 +478,12 @@ fn about(node: &Node, request: &Request<'_>) -> String {
             Ok(range) => range.to_string(),
             Err(_) => "bytes beyond the largest file".to_owned(),
         };
-        format!("{kind}{}, {range}, for {} owner {}", path(node, &lock.fh), lock.caller_name, lock.svid)
+        format!(
+            "{kind}{}, {range}, for {} owner {}",
+            path(node, &lock.fh),
+            lock.caller_name,
+            lock.svid
+        )
     };
     let kind = |exclusive| if exclusive { "exclusive " } else { "shared " };
     match request {
@@ -456,7 +500,9 @@ fn about(node: &Node, request: &Request<'_>) -> String {
 }
 
 fn path(node: &Node, fh: &[u8]) -> String {
-    node.exports.path_of(fh).unwrap_or_else(|| format!("an unknown file ({})", hex(fh)))
+    node.exports
+        .path_of(fh)
+        .unwrap_or_else(|| format!("an unknown file ({})", hex(fh)))
 }
 
 fn hex(bytes: &[u8]) -> String {

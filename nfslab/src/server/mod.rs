@@ -31,8 +31,8 @@ use callbacks::Callbacks;
 use dispatch::Door;
 use faults::{Condition, Conditions, Faults, Service};
 use listeners::Listeners;
-use nfsd::{Export, Exports, MemConfig, MemFs, Mount, Nfs3};
 use locks::Locks;
+use nfsd::{Export, Exports, MemConfig, MemFs, Mount, Nfs3};
 use parking_lot::RwLock;
 use portmap::Registry;
 use proto::nfs3::Nfstime3;
@@ -61,11 +61,17 @@ impl FromStr for ExportSpec {
             .split_once('=')
             .ok_or_else(|| format!("'{text}' is not an export: expected NAME=mem, as in /lab=mem"))?;
         if !name.starts_with('/') || name.len() > proto::mount::MNTPATHLEN {
-            return Err(format!("'{name}' is not a name for an export: it must begin with '/', as in /lab=mem"));
+            return Err(format!(
+                "'{name}' is not a name for an export: it must begin with '/', as in /lab=mem"
+            ));
         }
         match store {
-            "mem" => Ok(ExportSpec { name: name.to_owned() }),
-            _ => Err(format!("cannot export '{store}': only mem (a tree in memory) can be exported so far")),
+            "mem" => Ok(ExportSpec {
+                name: name.to_owned(),
+            }),
+            _ => Err(format!(
+                "cannot export '{store}': only mem (a tree in memory) can be exported so far"
+            )),
         }
     }
 }
@@ -84,7 +90,10 @@ impl FromStr for ControlAt {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "none" => Ok(ControlAt::None),
-            text => text.parse().map(ControlAt::At).map_err(|error| format!("{error}, nor none")),
+            text => text
+                .parse()
+                .map(ControlAt::At)
+                .map_err(|error| format!("{error}, nor none")),
         }
     }
 }
@@ -118,7 +127,9 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             bind: Ipv4Addr::LOCALHOST.into(),
-            exports: vec![ExportSpec { name: "/lab".to_owned() }],
+            exports: vec![ExportSpec {
+                name: "/lab".to_owned(),
+            }],
             ports: Ports::STANDARD,
             control: ControlAt::None,
             personality: nlm::personality::Personality::default(),
@@ -133,7 +144,9 @@ impl Default for Config {
 
 /// The names of the personalities, for messages.
 pub fn personalities() -> String {
-    nlm::personality::Personality::names().collect::<Vec<_>>().join(", ")
+    nlm::personality::Personality::names()
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// What all services share.
@@ -178,11 +191,16 @@ impl Node {
         });
         let capture = capture.transpose()?.map(Arc::new);
         let exports = Arc::new(exports(config)?);
-        let verifier = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let verifier = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos() as u64;
         let (personality, grace) = (config.personality.clone(), config.grace);
         let node = Arc::new_cyclic(|me| Node {
             me: me.clone(),
-            faults: RwLock::new(Faults { conditions: config.conditions }),
+            faults: RwLock::new(Faults {
+                conditions: config.conditions,
+            }),
             at_start: config.conditions,
             registry: Registry::default(),
             nfs: Nfs3::new(exports.clone(), verifier.to_be_bytes()),
@@ -216,7 +234,8 @@ impl Node {
         let (program, versions) = programs(service);
         for version in versions {
             for transport in [Transport::Tcp, Transport::Udp] {
-                self.registry.register(service, program, *version, transport, port);
+                self.registry
+                    .register(service, program, *version, transport, port);
             }
         }
     }
@@ -295,11 +314,19 @@ impl Node {
 /// restart loses a tree in memory, and clients must see that.
 fn exports(config: &Config) -> Result<Exports> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = Nfstime3 { seconds: now.as_secs() as u32, nseconds: now.subsec_nanos() };
+    let time = Nfstime3 {
+        seconds: now.as_secs() as u32,
+        nseconds: now.subsec_nanos(),
+    };
     let mut list = Vec::new();
     for (export, id) in config.exports.iter().zip(1u32..) {
         let generation = now.as_nanos() as u64;
-        let store = MemFs::new(&MemConfig { fsid: id.into(), generation, now: time, ..MemConfig::default() });
+        let store = MemFs::new(&MemConfig {
+            fsid: id.into(),
+            generation,
+            now: time,
+            ..MemConfig::default()
+        });
         list.push(Export::new(id, &export.name, Arc::new(store)));
     }
     let mut key = [0; 16];
@@ -362,7 +389,10 @@ impl Server {
         server.tasks.spawn(statd::drive(node.clone()));
         server.serve_control(control)?;
         let addresses = server.addresses(&config)?;
-        node.event(What::Serving { address: config.bind.to_string(), exports: addresses.exports.clone() });
+        node.event(What::Serving {
+            address: config.bind.to_string(),
+            exports: addresses.exports.clone(),
+        });
         for (service, condition) in config.conditions.iter().filter(|(_, c)| *c != Condition::Ok) {
             node.event(What::condition(service, condition));
         }
@@ -383,11 +413,13 @@ impl Server {
             None => {}
             Some(ControlSocket::Tcp(listener)) => {
                 self.control = Some(listener.local_addr()?);
-                self.tasks.spawn(async move { ended(axum::serve(listener, router).await) });
+                self.tasks
+                    .spawn(async move { ended(axum::serve(listener, router).await) });
             }
             Some(ControlSocket::Unix(listener, path)) => {
                 self.control_path = Some(path);
-                self.tasks.spawn(async move { ended(axum::serve(listener, router).await) });
+                self.tasks
+                    .spawn(async move { ended(axum::serve(listener, router).await) });
             }
         }
         Ok(())
@@ -412,12 +444,25 @@ impl Server {
 
     /// What to tell the person who started it.
     pub fn greeting(&self) -> String {
-        let control = self.control.map_or(String::new(), |at| format!("; control API on {at}"));
+        let control = self
+            .control
+            .map_or(String::new(), |at| format!("; control API on {at}"));
         let services = self.node.services();
-        let ports: Vec<_> = services.iter().map(|s| format!("{} {}", s.service, s.port)).collect();
-        let address = self.node.listeners.get().map_or(String::new(), |l| l.address().to_string());
+        let ports: Vec<_> = services
+            .iter()
+            .map(|s| format!("{} {}", s.service, s.port))
+            .collect();
+        let address = self
+            .node
+            .listeners
+            .get()
+            .map_or(String::new(), |l| l.address().to_string());
         let exports: Vec<_> = self.node.exports.list().iter().map(|e| e.name.as_str()).collect();
-        format!("nfslab serves {} on {address} ({}){control}", exports.join(", "), ports.join(", "))
+        format!(
+            "nfslab serves {} on {address} ({}){control}",
+            exports.join(", "),
+            ports.join(", ")
+        )
     }
 
     /// What the services share.
@@ -479,7 +524,9 @@ async fn bind_control(at: &ControlAt) -> Result<Option<ControlSocket>> {
 
 /// Writes the ready file under another name and renames it, so that whoever waits for it finds it whole.
 fn write_ready(path: &Path, addresses: &Addresses) -> Result<()> {
-    let Some(name) = path.file_name() else { bail!("--ready-file {} is not a file", path.display()) };
+    let Some(name) = path.file_name() else {
+        bail!("--ready-file {} is not a file", path.display())
+    };
     let new = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     let written = std::fs::write(&new, serde_json::to_vec_pretty(addresses)?)
         .and_then(|()| std::fs::rename(&new, path));

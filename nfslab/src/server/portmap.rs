@@ -32,8 +32,13 @@ pub const fn ip_proto(transport: Transport) -> IpProto {
 impl Registry {
     /// Enters a program of ours.
     pub fn register(&self, owner: Service, program: u32, version: u32, transport: Transport, port: u16) {
-        let entry = Entry { port: port.into(), owner: Some(owner) };
-        self.entries.write().insert((program, version, ip_proto(transport).0), entry);
+        let entry = Entry {
+            port: port.into(),
+            owner: Some(owner),
+        };
+        self.entries
+            .write()
+            .insert((program, version, ip_proto(transport).0), entry);
     }
 
     /// Removes everything that belongs to `owner`.
@@ -68,7 +73,13 @@ impl Registry {
         let key = (m.prog, m.vers, m.prot.0);
         let free = peer.is_loopback() && !entries.contains_key(&key) && entries.len() < MAX_ENTRIES;
         if free {
-            entries.insert(key, Entry { port: m.port, owner: None });
+            entries.insert(
+                key,
+                Entry {
+                    port: m.port,
+                    owner: None,
+                },
+            );
         }
         free
     }
@@ -102,7 +113,12 @@ impl Registry {
         PmapList(
             entries
                 .iter()
-                .map(|(&(prog, vers, prot), entry)| Mapping { prog, vers, prot: IpProto(prot), port: entry.port })
+                .map(|(&(prog, vers, prot), entry)| Mapping {
+                    prog,
+                    vers,
+                    prot: IpProto(prot),
+                    port: entry.port,
+                })
                 .collect(),
         )
     }
@@ -121,22 +137,41 @@ mod tests {
 
     fn ask(registry: &Registry, peer: IpAddr, procedure: PmapProc, mapping: Mapping) -> u32 {
         let mut w = Writer::new();
-        assert!(registry.call(peer, procedure.0, &xdr::to_bytes(&mapping), &mut w).unwrap());
+        assert!(
+            registry
+                .call(peer, procedure.0, &xdr::to_bytes(&mapping), &mut w)
+                .unwrap()
+        );
         xdr::from_bytes(&w.into_bytes()).unwrap()
     }
 
     fn nlm(vers: u32, port: u32) -> Mapping {
-        Mapping { prog: proto::nlm::PROGRAM, vers, prot: IpProto::IPPROTO_TCP, port }
+        Mapping {
+            prog: proto::nlm::PROGRAM,
+            vers,
+            prot: IpProto::IPPROTO_TCP,
+            port,
+        }
     }
 
     #[test]
     fn a_program_is_found_until_its_service_withdraws() {
         let registry = Registry::default();
         registry.register(Service::Lockd, proto::nlm::PROGRAM, 4, Transport::Tcp, 32803);
-        assert_eq!(ask(&registry, ELSEWHERE, PmapProc::PMAPPROC_GETPORT, nlm(4, 0)), 32803);
-        assert_eq!(ask(&registry, ELSEWHERE, PmapProc::PMAPPROC_GETPORT, nlm(3, 0)), 32803, "another version");
+        assert_eq!(
+            ask(&registry, ELSEWHERE, PmapProc::PMAPPROC_GETPORT, nlm(4, 0)),
+            32803
+        );
+        assert_eq!(
+            ask(&registry, ELSEWHERE, PmapProc::PMAPPROC_GETPORT, nlm(3, 0)),
+            32803,
+            "another version"
+        );
         registry.withdraw(Service::Lockd);
-        assert_eq!(ask(&registry, ELSEWHERE, PmapProc::PMAPPROC_GETPORT, nlm(4, 0)), 0);
+        assert_eq!(
+            ask(&registry, ELSEWHERE, PmapProc::PMAPPROC_GETPORT, nlm(4, 0)),
+            0
+        );
     }
 
     #[test]
@@ -145,8 +180,16 @@ mod tests {
         registry.register(Service::Lockd, proto::nlm::PROGRAM, 4, Transport::Tcp, 32803);
         assert_eq!(ask(&registry, ELSEWHERE, PmapProc::PMAPPROC_SET, nlm(1, 9)), 0);
         assert_eq!(ask(&registry, HERE, PmapProc::PMAPPROC_SET, nlm(1, 9)), 1);
-        assert_eq!(ask(&registry, HERE, PmapProc::PMAPPROC_SET, nlm(1, 10)), 0, "taken");
-        assert_eq!(ask(&registry, HERE, PmapProc::PMAPPROC_UNSET, nlm(4, 0)), 0, "ours");
+        assert_eq!(
+            ask(&registry, HERE, PmapProc::PMAPPROC_SET, nlm(1, 10)),
+            0,
+            "taken"
+        );
+        assert_eq!(
+            ask(&registry, HERE, PmapProc::PMAPPROC_UNSET, nlm(4, 0)),
+            0,
+            "ours"
+        );
         assert_eq!(ask(&registry, HERE, PmapProc::PMAPPROC_UNSET, nlm(1, 0)), 1);
     }
 }

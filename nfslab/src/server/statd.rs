@@ -15,7 +15,7 @@ use nsm::{Effect, Effects, Event, Monitor};
 use parking_lot::{Mutex, MutexGuard};
 use proto::nsm::{Mon, MonId, MyId, SM_PRIV_SIZE, SmName, SmProc, SmRes, StatChge};
 use proto::portmap::{self, Mapping, PmapProc};
-use rpc::client::{CallError, Client, Identity, Options, Target, Tap};
+use rpc::client::{CallError, Client, Identity, Options, Tap, Target};
 use rpc::msg::{RpcError, Transport};
 use rpc::xdr::{self, Decode, Encode, Reader, Writer};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -42,8 +42,14 @@ struct State {
 
 impl Statd {
     pub fn new() -> Self {
-        let state = State { monitor: Monitor::new(MY_NAME), fx: Effects::new() };
-        Statd { state: Mutex::new(state), changed: Wake::new() }
+        let state = State {
+            monitor: Monitor::new(MY_NAME),
+            fx: Effects::new(),
+        };
+        Statd {
+            state: Mutex::new(state),
+            changed: Wake::new(),
+        }
     }
 
     /// Handles a call of version 1.
@@ -52,7 +58,10 @@ impl Statd {
     /// The RPC refusal that it deserves.
     pub fn call(&self, node: &Node, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
         let r = &mut Reader::new(&call.args);
-        let caller = Caller { address: call.origin.peer.ip(), port: call.origin.peer.port() };
+        let caller = Caller {
+            address: call.origin.peer.ip(),
+            port: call.origin.peer.port(),
+        };
         let now = node.clock.now();
         let mut state = self.state.lock();
         let State { monitor, fx } = &mut *state;
@@ -93,7 +102,10 @@ impl Statd {
     /// SM_MON by the lock service of this server: as Linux does, by the peer's address.
     pub fn monitor(&self, node: &Node, peer: IpAddr) -> bool {
         let name = peer.to_string();
-        let mon = Mon { mon_id: mon_id(&name), private: [0; SM_PRIV_SIZE] };
+        let mon = Mon {
+            mon_id: mon_id(&name),
+            private: [0; SM_PRIV_SIZE],
+        };
         let mut state = self.state.lock();
         let State { monitor, fx } = &mut *state;
         let res = monitor.mon(node.clock.now(), MYSELF, &mon, &NoNames, fx);
@@ -144,7 +156,10 @@ impl Statd {
 }
 
 /// The caller that the lock service of this server is: on this host, with a reserved port.
-const MYSELF: Caller = Caller { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1023 };
+const MYSELF: Caller = Caller {
+    address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    port: 1023,
+};
 
 fn mon_id(peer: &str) -> MonId<'_> {
     let my_id = MyId {
@@ -153,7 +168,10 @@ fn mon_id(peer: &str) -> MonId<'_> {
         my_vers: 3,
         my_proc: proto::nlm::NlmProc::NLM_SM_NOTIFY.0 as i32,
     };
-    MonId { mon_name: peer.into(), my_id }
+    MonId {
+        mon_name: peer.into(),
+        my_id,
+    }
 }
 
 /// Wakes the monitor whenever one of its timers is due.
@@ -213,8 +231,14 @@ async fn send(node: &Node, address: IpAddr, notify: &Notify) -> Notified {
             return Ok(Notified::NoMonitor);
         };
         let target = Target::new(proto::nsm::PROGRAM, proto::nsm::V1, SmProc::SM_NOTIFY.0);
-        let change = StatChge { mon_name: notify.mon_name.as_bytes().into(), state: notify.state };
-        call(node, address, port).await?.call(target, &change, PATIENCE).await?;
+        let change = StatChge {
+            mon_name: notify.mon_name.as_bytes().into(),
+            state: notify.state,
+        };
+        call(node, address, port)
+            .await?
+            .call(target, &change, PATIENCE)
+            .await?;
         Ok::<_, CallError>(Notified::Answered)
     };
     let (result, outcome) = match delivered.await {
@@ -223,12 +247,20 @@ async fn send(node: &Node, address: IpAddr, notify: &Notify) -> Notified {
         Err(error) => (Notified::Failed, error.to_string()),
     };
     let delivered = result == Notified::Answered;
-    node.event(What::Callback { peer: address, procedure: "SM_NOTIFY", outcome, delivered });
+    node.event(What::Callback {
+        peer: address,
+        procedure: "SM_NOTIFY",
+        outcome,
+        delivered,
+    });
     result
 }
 
 async fn call(node: &Node, address: IpAddr, port: u16) -> Result<Client, CallError> {
-    let from = node.listeners.get().map(|listeners| SocketAddr::new(listeners.address(), 0));
+    let from = node
+        .listeners
+        .get()
+        .map(|listeners| SocketAddr::new(listeners.address(), 0));
     let options = Options {
         from,
         identity: Identity::None,
@@ -250,5 +282,9 @@ fn told(event: &Event) -> What {
         Event::Told { host } => ("told", host.to_string()),
         Event::GaveUp { host, .. } => ("gave-up", host.to_string()),
     };
-    What::Statd { step, host, text: event.to_string() }
+    What::Statd {
+        step,
+        host,
+        text: event.to_string(),
+    }
 }
