@@ -21,7 +21,7 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// The limit that [`record_reader`] sets: small, so that the fuzzer reaches it.
-pub const RECORD_LIMIT: usize = 4096;
+pub const RECORD_LIMIT: usize = 256;
 
 /// The first byte says in how many bytes at a time the rest, a TCP stream, arrives. The records that come
 /// out must be those that a few obvious lines cut out of the whole stream, and no buffer may grow beyond
@@ -191,7 +191,15 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
                 named("one-byte-fragments", step(3, &fragments(&message, 1))),
                 named("empty-fragments", step(4, &words(&[0, 0, 1 << 31, 0, 0]))),
                 named("two-gib", step(4, &words(&[u32::MAX]))),
-                named("never-ends", step(8, &words(&[4096, 1, 2]))),
+                named("never-ends", step(8, &words(&[256, 1, 2]))),
+                named(
+                    "adds-up-to-the-limit",
+                    step(64, &fragments(&[b'x'; RECORD_LIMIT], 200)),
+                ),
+                named(
+                    "adds-up-to-too-much",
+                    step(64, &fragments(&[b'x'; RECORD_LIMIT + 1], 200)),
+                ),
             ]
         }
         "call_header" => {
