@@ -44,9 +44,14 @@ lint: ## Formatting and clippy, warnings denied
 deps: ## Install the Debian packages that are missing (needs root)
 	@scripts/deps
 
+# How long each fuzz target runs.
+FUZZ_SECONDS ?= 60
 .PHONY: fuzz
-fuzz: ## Fuzz each target for SECONDS (60); needs a nightly toolchain and cargo-fuzz
-	@fuzz/run $(or $(SECONDS_EACH),60)
+fuzz: ## Fuzz every target for FUZZ_SECONDS each (60); needs a nightly toolchain and cargo-fuzz
+	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+		mkdir -p corpus/$$target && \
+		cargo +nightly fuzz run $$target corpus/$$target seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## Remove what was built; the kernels in the cache stay

@@ -3,7 +3,11 @@
 //! Each runs in a process of its own, in a process group of its own, so that the test can see that nothing is
 //! left when it ends.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed"
+)]
 
 use nfslab_tests::nfslab_binary;
 use serde_json::Value;

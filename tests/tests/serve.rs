@@ -1,7 +1,11 @@
 //! `nfslab serve` and the commands on a running server, as a user types them; and the lock service over
 //! loopback, where two addresses of 127.0.0.0/8 are two clients.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed"
+)]
 
 use faults::{Condition, Service};
 use nfslab::server::{Config, Ports, Server};

@@ -81,7 +81,8 @@ pub fn doctor(output: Output) -> Done {
                         (false, false) => "MISSING",
                     };
                     let mend = f.mend.as_ref().map_or(String::new(), |mend| format!(" → {mend}"));
-                    vec![f.what.clone(), verdict.to_owned(), format!("{}{mend}", f.detail)]
+                    let detail = f.detail.lines().collect::<Vec<_>>().join(" ");
+                    vec![f.what.clone(), verdict.to_owned(), format!("{detail}{mend}")]
                 })
                 .collect();
             table(&["WHAT", "", "SEEN"], &rows);

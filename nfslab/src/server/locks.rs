@@ -19,7 +19,7 @@ use nlm::upcall::Statd;
 use nlm::waiters::BlockState;
 use parking_lot::{Mutex, MutexGuard};
 use proto::nfs3::Nfsstat3;
-use proto::nlm::{CallerName, LockArgs, Netobj, Nlm4Lock, Nlm4Stat, NlmProc, Res, TestArgs};
+use proto::nlm::{LockArgs, Netobj, Nlm4Lock, Nlm4Stat, NlmProc, Res, TestArgs};
 use rpc::msg::{self, RpcError, Transport};
 use rpc::server::Origin;
 use rpc::xdr::{Decode, Encode, Reader, Writer};
@@ -424,7 +424,7 @@ fn decode(procedure: u32, args: &[u8]) -> Result<Option<(&[u8], Request<'_>)>, R
             (&[], Request::GrantedRes(args))
         }
         NlmProc::NLM_FREE_ALL => {
-            CallerName::decode(r)?;
+            proto::nlm::Notify::decode(r)?;
             (&[], Request::FreeAll)
         }
         _ => return Ok(None),
