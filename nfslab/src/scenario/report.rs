@@ -195,7 +195,7 @@ mod tests {
     fn junit_counts_failures_and_skips() {
         let xml = junit(&[verdict()]).unwrap();
         assert!(
-            xml.contains("failures=\"1\"") && xml.contains("skipped=\"1\""),
+            xml.contains("failures=\"1\"") && xml.contains("<skipped/>"),
             "{xml}"
         );
     }
