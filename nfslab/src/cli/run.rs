@@ -110,8 +110,8 @@ impl Run {
                 .or_exit(Exit::Usage)?;
         }
         let verdicts = match scenarios.as_slice() {
-            [scenario] => vec![self.one(scenario)?],
-            _ => self.several()?,
+            [scenario] => vec![self.one(scenario, output)?],
+            _ => self.several(output)?,
         };
         for report in &self.report {
             report.write(&verdicts).or_exit(Exit::Broken)?;
@@ -138,7 +138,7 @@ impl Run {
     }
 
     /// Runs one scenario in this process.
-    fn one(&self, scenario: &Scenario) -> Result<Verdict, Stopped> {
+    fn one(&self, scenario: &Scenario, output: Output) -> Result<Verdict, Stopped> {
         let cache = Cache::open().or_exit(Exit::Broken)?;
         let series = match self.kernel {
             Some(series) => vec![series],
@@ -164,7 +164,10 @@ impl Run {
             pcap: self.pcap.clone(),
             out: self.out.clone(),
         };
-        let timeline = Arc::new(Mutex::new(Timeline::to_stdout()));
+        let timeline = Arc::new(Mutex::new(match output {
+            Output::Text => Timeline::to_stdout(),
+            Output::Json => Timeline::to_stderr(),
+        }));
         let runtime = runtime()?;
         let verdict = runtime.block_on(async {
             tokio::select! {
@@ -188,16 +191,16 @@ impl Run {
     }
 
     /// Runs each scenario in a process of its own: a namespace holds one server.
-    fn several(&self) -> Result<Vec<Verdict>, Stopped> {
+    fn several(&self, output: Output) -> Result<Vec<Verdict>, Stopped> {
         let folder = tempfile::tempdir().or_exit(Exit::Broken)?;
         let mut verdicts = Vec::new();
         for (n, path) in self.scenarios.iter().enumerate() {
-            verdicts.push(self.child(path, &folder.path().join(format!("{n}.json")))?);
+            verdicts.push(self.child(path, &folder.path().join(format!("{n}.json")), output)?);
         }
         Ok(verdicts)
     }
 
-    fn child(&self, scenario: &Path, report: &Path) -> Result<Verdict, Stopped> {
+    fn child(&self, scenario: &Path, report: &Path, output: Output) -> Result<Verdict, Stopped> {
         let name = scenario.file_stem().unwrap_or_default();
         let mut command = Command::new(std::env::current_exe().or_exit(Exit::Broken)?);
         command
@@ -213,6 +216,12 @@ impl Run {
         }
         if let Some(out) = &self.out {
             command.arg("--out").arg(out.join(name));
+        }
+        if output == Output::Json {
+            // Its own verdict is in the report; only ours goes to standard output.
+            command
+                .args(["--output", "json"])
+                .stdout(std::process::Stdio::null());
         }
         let status = command.status().or_exit(Exit::Broken)?;
         match status.code() {

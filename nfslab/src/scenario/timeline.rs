@@ -75,6 +75,14 @@ impl Timeline {
         Self::new(width, Box::new(std::io::stdout()))
     }
 
+    /// Prints to standard error, so that standard output has nothing but the report.
+    pub fn to_stderr() -> Self {
+        let width = Term::stderr()
+            .size_checked()
+            .map_or(WIDTH, |(_, columns)| columns.into());
+        Self::new(width, Box::new(std::io::stderr()))
+    }
+
     /// Prints to `out`.
     pub fn new(width: usize, out: Box<dyn Write + Send>) -> Self {
         Timeline {

@@ -365,8 +365,9 @@ impl Server {
     /// A port or file that cannot be had, with the flag that mends it. Nothing is half started.
     pub async fn start(config: Config) -> Result<Server> {
         let (listeners, bound) = Listeners::bind(config.bind, config.ports)?;
-        let control = bind_control(&config.control).await?;
         let node = Node::new(&config)?;
+        // Last, since a socket in the file system would stay if anything after it failed.
+        let control = bind_control(&config.control).await?;
         let mut server = Server {
             node: node.clone(),
             tasks: JoinSet::new(),
@@ -516,6 +517,11 @@ async fn bind_control(at: &ControlAt) -> Result<Option<ControlSocket>> {
             Some(ControlSocket::Tcp(listener.with_context(|| failed(endpoint))?))
         }
         ControlAt::At(endpoint @ Endpoint::Unix(path)) => {
+            // A server that was killed leaves its socket behind; one that answers keeps it.
+            let left = tokio::net::UnixStream::connect(path).await.err();
+            if left.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+                let _ = std::fs::remove_file(path);
+            }
             let listener = tokio::net::UnixListener::bind(path).with_context(|| failed(endpoint))?;
             Some(ControlSocket::Unix(listener, path.clone()))
         }
