@@ -1,0 +1,491 @@
+//! The steps of a scenario, each with its verb: acting, or watching until what must be seen is seen.
+
+use super::file::{Exec, KernelLine, Locks, Prints, Processes, Scenario, Start, Step, Verb};
+use super::report::StepResult;
+use super::run::{Booted, Shared, ms};
+use super::timeline::{Side, Tone};
+use crate::control::client::Control;
+use crate::events::{Event, What, seconds};
+use crate::server::Server;
+use anyhow::{Result, anyhow, bail};
+use regex::Regex;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use vm::{EventKind, Events, Guest, Process, Status};
+
+/// How often the state of processes is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Everything that the steps act on.
+pub(super) struct Stage<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) server: &'a Server,
+    pub(super) control: Control,
+    pub(super) timeline: Shared,
+    pub(super) guests: &'a BTreeMap<String, Booted>,
+}
+
+impl Stage<'_> {
+    /// Plays every step up to the first that fails.
+    pub(super) async fn play(&self) -> Vec<StepResult> {
+        let mut results = Vec::new();
+        let mut failed = false;
+        for step in &self.scenario.steps {
+            let mut result = StepResult {
+                say: step.say.clone(),
+                passed: None,
+                detail: String::new(),
+                took_ms: 0.0,
+            };
+            if !failed {
+                self.say(Side::Story, Tone::Heading, &step.say);
+                let started = Instant::now();
+                let outcome = self.step(step).await;
+                result.took_ms = ms(started.elapsed());
+                failed = outcome.is_err();
+                result.passed = Some(!failed);
+                result.detail = outcome.unwrap_or_else(|error| format!("{error:#}"));
+                let (mark, tone) = if failed {
+                    ("✗", Tone::Bad)
+                } else {
+                    ("✓", Tone::Good)
+                };
+                if !result.detail.is_empty() {
+                    self.say(Side::Story, tone, &format!("{mark} {}", result.detail));
+                }
+            }
+            results.push(result);
+        }
+        results
+    }
+
+    fn say(&self, side: Side, tone: Tone, text: &str) {
+        self.timeline
+            .lock()
+            .add(self.server.node().clock.now(), side, tone, text);
+    }
+
+    fn guest(&self, name: &str) -> Result<&Guest> {
+        self.guests
+            .get(name)
+            .map(|booted| &booted.guest)
+            .ok_or_else(|| anyhow!("no client '{name}'"))
+    }
+
+    /// Does one step; what was seen, in words.
+    async fn step(&self, step: &Step) -> Result<String> {
+        let within = step.within();
+        match step.verb()? {
+            Verb::Start(start) => self.start(&start).await,
+            Verb::Run(exec) => self.exec(&exec, within).await,
+            Verb::Service(services) => {
+                for (service, condition) in &services {
+                    self.control.set_service(service, condition).await?;
+                }
+                Ok(String::new())
+            }
+            Verb::Forget(peer) => {
+                let name = Some(peer.as_str()).filter(|name| *name != "all");
+                let forgotten = self.control.forget(name).await?.forgotten;
+                Ok(format!("{forgotten} forgotten"))
+            }
+            Verb::Advance(by) => self.control.advance(&by).await.map(|_| String::new()),
+            Verb::Processes(wanted) => self.processes(&wanted, within).await,
+            Verb::KernelSays(wanted) => self.kernel_says(&wanted, within).await,
+            Verb::KernelSilent(wanted) => self.kernel_silent(&wanted),
+            Verb::Prints(wanted) => self.prints(&wanted, within).await,
+            Verb::Exited(wanted) => {
+                let exited = self
+                    .exited(&wanted.on, &wanted.labels, wanted.count, within)
+                    .await?;
+                match exited
+                    .iter()
+                    .find(|(_, status)| **status != Status::Exited(wanted.status))
+                {
+                    Some((label, status)) => bail!("{label} ended with {status}, expected {}", wanted.status),
+                    None => Ok(format!(
+                        "{} ended with exit status {}",
+                        count(exited.len(), "process"),
+                        wanted.status
+                    )),
+                }
+            }
+            Verb::Event(wanted) => {
+                let kind = wanted.kind.clone();
+                let count = self
+                    .count_events(within, wanted.count, move |event| event.kind() == kind)
+                    .await?;
+                Ok(format!(
+                    "seen {}",
+                    if count == 1 {
+                        "once".to_owned()
+                    } else {
+                        format!("{count} times")
+                    }
+                ))
+            }
+            Verb::Replies(wanted) => self.replies(&wanted),
+            Verb::Locks(wanted) => self.locks(&wanted, within).await,
+        }
+    }
+
+    async fn kernel_says(&self, wanted: &KernelLine, within: Duration) -> Result<String> {
+        let mut events = self.guest(&wanted.on)?.events();
+        let found = find(&mut events, within, |kind| match kind {
+            EventKind::Kernel { line, .. } if wanted.line.is_match(line) => Some(line.clone()),
+            _ => None,
+        });
+        match found.await {
+            Some(line) => Ok(format!("{}'s kernel log: \"{line}\"", wanted.on)),
+            None => bail!(
+                "{}'s kernel has not printed /{}/ within {within:?}",
+                wanted.on,
+                wanted.line
+            ),
+        }
+    }
+
+    fn kernel_silent(&self, wanted: &KernelLine) -> Result<String> {
+        let mut events = self.guest(&wanted.on)?.events();
+        while let Some(event) = events.try_recv() {
+            if let EventKind::Kernel { line, .. } = event.kind
+                && wanted.line.is_match(&line)
+            {
+                bail!("{}'s kernel has printed \"{line}\"", wanted.on);
+            }
+        }
+        Ok(format!(
+            "{}'s kernel has printed nothing that matches /{}/",
+            wanted.on, wanted.line
+        ))
+    }
+
+    async fn prints(&self, wanted: &Prints, within: Duration) -> Result<String> {
+        let mut matched = BTreeMap::new();
+        let mut events = self.guest(&wanted.on)?.events();
+        let all = find(&mut events, within, |kind| {
+            if let EventKind::Output { label, line, .. } = kind
+                && wanted.labels.is_match(label)
+                && wanted.line.is_match(line)
+            {
+                matched.insert(label.clone(), line.clone());
+            }
+            (matched.len() >= wanted.count).then_some(())
+        });
+        let complete = all.await.is_some();
+        let seen: Vec<_> = matched
+            .iter()
+            .map(|(label, line)| format!("{label}: {line}"))
+            .collect();
+        let (n, seen) = (seen.len(), seen.join("; "));
+        if !complete {
+            bail!(
+                "only {n} of {} have printed /{}/: {seen}",
+                wanted.count,
+                wanted.line
+            );
+        }
+        Ok(seen)
+    }
+
+    async fn start(&self, start: &Start) -> Result<String> {
+        let guest = self.guest(&start.on)?;
+        for n in 1..=start.count {
+            let label = format!("{}-{n}", start.label);
+            guest.spawn(&label, &format!("N={n}\n{}", start.script)).await?;
+        }
+        let processes = count(start.count as usize, "process");
+        self.say(
+            Side::Client,
+            Tone::Plain,
+            &format!("{}: {processes} started ({})", start.on, start.label),
+        );
+        Ok(String::new())
+    }
+
+    async fn exec(&self, exec: &Exec, within: Duration) -> Result<String> {
+        let started = Instant::now();
+        let output = self.guest(&exec.on)?.exec(&exec.script, within).await?;
+        let text = [output.stdout.trim(), output.stderr.trim()]
+            .join("\n")
+            .trim()
+            .to_owned();
+        if output.status != Status::Exited(exec.status) {
+            bail!(
+                "{} after {:?}, expected exit status {}: {text}",
+                output.status,
+                started.elapsed(),
+                exec.status
+            );
+        }
+        if let Some(pattern) = exec.prints.as_ref().filter(|pattern| !pattern.is_match(&text)) {
+            bail!("it does not print /{pattern}/ but: {text}");
+        }
+        Ok(format!(
+            "done in {}{}{text}",
+            seconds(ms(started.elapsed())),
+            if text.is_empty() { "" } else { ": " }
+        ))
+    }
+
+    async fn processes(&self, wanted: &Processes, within: Duration) -> Result<String> {
+        let guest = self.guest(&wanted.on)?;
+        let mut seen = String::new();
+        let wait = async {
+            loop {
+                let all = guest.processes().await?;
+                let mut matching = BTreeMap::new();
+                for process in all.iter().filter(|p| wanted.labels.is_match(&p.label)) {
+                    let there = wanted
+                        .stack
+                        .as_ref()
+                        .is_none_or(|function| process.is_in(function));
+                    if process.state == wanted.state && there {
+                        matching.insert(process.label.clone(), process.clone());
+                    }
+                }
+                if matching.len() >= wanted.count {
+                    return Ok::<_, anyhow::Error>(matching);
+                }
+                seen = all
+                    .iter()
+                    .map(|p| format!("{} {} in {}", p.label, p.state, p.wchan))
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let matching = match tokio::time::timeout(within, wait).await {
+            Ok(matching) => matching?,
+            Err(_) => bail!(
+                "not {} processes in state {} within {within:?}: {seen}",
+                wanted.count,
+                wanted.state
+            ),
+        };
+        self.say(Side::Client, Tone::Bad, &describe_all(&matching));
+        if let Some(process) = matching.values().next() {
+            let stack = process.stack.join(" ← ");
+            self.say(
+                Side::Client,
+                Tone::Plain,
+                &format!("{}: kernel stack of pid {}: {stack}", wanted.on, process.pid),
+            );
+        }
+        let place = wanted
+            .stack
+            .as_ref()
+            .map_or(String::new(), |function| format!(" inside {function}"));
+        let are = if matching.len() == 1 { "is" } else { "are" };
+        Ok(format!(
+            "{} {are} in state {}{place}",
+            count(matching.len(), "process"),
+            wanted.state
+        ))
+    }
+
+    async fn exited(
+        &self,
+        on: &str,
+        labels: &Regex,
+        count: usize,
+        within: Duration,
+    ) -> Result<BTreeMap<String, Status>> {
+        let mut ended = BTreeMap::new();
+        let mut events = self.guest(on)?.events();
+        let all = find(&mut events, within, |kind| {
+            if let EventKind::Exit { label, status } = kind
+                && labels.is_match(label)
+            {
+                ended.insert(label.clone(), *status);
+            }
+            (ended.len() >= count).then_some(())
+        });
+        match all.await {
+            Some(()) => Ok(ended),
+            None => {
+                let left = self.guest(on)?.processes().await?;
+                let left: Vec<_> = left
+                    .iter()
+                    .filter(|p| labels.is_match(&p.label))
+                    .map(describe)
+                    .collect();
+                bail!(
+                    "only {} of {count} ended within {within:?}; still there: {}",
+                    ended.len(),
+                    left.join("; ")
+                )
+            }
+        }
+    }
+
+    async fn count_events(&self, within: Duration, count: u32, fits: impl Fn(&Event) -> bool) -> Result<u32> {
+        let (past, mut live) = self.server.node().events.since(0);
+        let mut seen = past.iter().filter(|event| fits(event)).count() as u32;
+        let wait = async {
+            while seen < count {
+                if fits(&*live.recv().await?) {
+                    seen += 1;
+                }
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        match tokio::time::timeout(within, wait).await {
+            Ok(waited) => waited?,
+            Err(_) => bail!("seen {seen} times within {within:?}, expected {count}"),
+        }
+        Ok(seen)
+    }
+
+    fn replies(&self, wanted: &super::file::Replies) -> Result<String> {
+        let (events, _) = self.server.node().events.since(0);
+        let (mut seen, mut slowest) = (0usize, 0.0f64);
+        for event in &events {
+            let What::Reply {
+                procedure,
+                about,
+                status,
+                took_ms,
+                ..
+            } = &event.what
+            else {
+                continue;
+            };
+            if *procedure != wanted.procedure {
+                continue;
+            }
+            if let Some(pattern) = wanted.status.as_ref().filter(|pattern| !pattern.is_match(status)) {
+                bail!("{procedure} {about} was answered {status}, expected /{pattern}/");
+            }
+            if wanted.under.is_some_and(|limit| *took_ms > ms(limit)) {
+                bail!("{procedure} {about} was answered after {}", seconds(*took_ms));
+            }
+            (seen, slowest) = (seen + 1, slowest.max(*took_ms));
+        }
+        if seen < wanted.count as usize {
+            bail!(
+                "{seen} answers to {}, expected at least {}",
+                wanted.procedure,
+                wanted.count
+            );
+        }
+        let answers = count(seen, "answer");
+        Ok(format!(
+            "{answers} to {}, the slowest after {}",
+            wanted.procedure,
+            seconds(slowest)
+        ))
+    }
+
+    async fn locks(&self, wanted: &Locks, within: Duration) -> Result<String> {
+        let (_, mut live) = self.server.node().events.since(u64::MAX);
+        let full = async {
+            loop {
+                let page = self.control.locks(0, 100).await?;
+                if (page.total, page.waiting.len()) == (wanted.held, wanted.waiting) {
+                    return Ok::<_, anyhow::Error>(());
+                }
+                // The table changes only with an event.
+                live.recv().await?;
+            }
+        };
+        match tokio::time::timeout(within, full).await {
+            Ok(found) => found?,
+            Err(_) => {
+                let page = self.control.locks(0, 100).await?;
+                let held: Vec<_> = page
+                    .held
+                    .iter()
+                    .map(|l| format!("{} by {}", l.path, l.owner))
+                    .collect();
+                bail!(
+                    "{} locks are held and {} wait, expected {} and {}: {}",
+                    page.total,
+                    page.waiting.len(),
+                    wanted.held,
+                    wanted.waiting,
+                    held.join("; ")
+                );
+            }
+        }
+        Ok(match (wanted.held, wanted.waiting) {
+            (0, 0) => "the server's lock table is empty".to_owned(),
+            (held, waiting) => format!(
+                "held: {}; waiting: {}",
+                count(held, "lock"),
+                count(waiting, "request")
+            ),
+        })
+    }
+}
+
+/// So many things, in words.
+fn count(n: usize, thing: &str) -> String {
+    let plural = match thing {
+        _ if n == 1 => "",
+        "process" => "es",
+        _ => "s",
+    };
+    format!("{n} {thing}{plural}")
+}
+
+/// What a state letter means.
+fn meaning(state: char) -> &'static str {
+    match state {
+        'D' => "D (uninterruptible: strace hangs on it, and no signal but SIGKILL gets through)",
+        'S' => "S (waits, can be interrupted)",
+        'R' => "R (runs)",
+        'Z' => "Z (ended)",
+        'T' => "T (stopped)",
+        _ => "unknown",
+    }
+}
+
+/// A process as `ps` would show it.
+fn describe(process: &Process) -> String {
+    let Process {
+        label,
+        pid,
+        state,
+        wchan,
+        ..
+    } = process;
+    format!(
+        "{label} (pid {pid}, {}) is in state {state} in {wchan}",
+        process.cmdline.join(" ")
+    )
+}
+
+/// Processes that are in the same state.
+fn describe_all(processes: &BTreeMap<String, Process>) -> String {
+    let names: Vec<_> = processes
+        .values()
+        .map(|p| format!("{} (pid {})", p.label, p.pid))
+        .collect();
+    let who = match names.as_slice() {
+        [first, .., last] if names.len() > 3 => format!("{first} to {last}"),
+        all => all.join(", "),
+    };
+    let state = processes
+        .values()
+        .next()
+        .map_or("unknown", |process| meaning(process.state));
+    format!("{who}: state {state}")
+}
+
+/// The first event, past or future, of which `choose` makes something.
+async fn find<T>(
+    events: &mut Events,
+    within: Duration,
+    mut choose: impl FnMut(&EventKind) -> Option<T>,
+) -> Option<T> {
+    let search = async {
+        loop {
+            let event = events.recv().await?;
+            if let Some(chosen) = choose(&event.kind) {
+                return Some(chosen);
+            }
+        }
+    };
+    tokio::time::timeout(within, search).await.ok().flatten()
+}
