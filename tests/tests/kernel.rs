@@ -132,19 +132,25 @@ fn frozen_processes_are_frozen_explained_and_freed() {
     assert!(calls.lines().count() > 8, "no call was repeated: {calls}");
 }
 
+/// A busy machine may slow one run down; three in a row are the fault of the code.
+const TRIES: usize = 3;
+
 #[test]
 fn healthy_locks_are_granted_at_once_and_a_boot_takes_less_than_five_seconds() {
-    let mut mounted = Vec::new();
-    // A busy machine may slow one boot down; three in a row are the fault of the code.
-    for _ in 0..3 {
+    let (mut prompt, mut mounted) = (false, Vec::new());
+    for _ in 0..TRIES {
         let run = Run::of("healthy-locks", &[]);
-        run.check();
+        run.check_nothing_left();
+        // Its only figures are the 100 ms that a lock may take; it passes if they are kept.
+        prompt |= run.status.success();
         mounted.push(run.verdict()["mounted_ms"][0].as_f64().unwrap());
-        if mounted.iter().any(|ms| *ms < BOOT_LIMIT_MS) {
+        if prompt && mounted.iter().any(|ms| *ms < BOOT_LIMIT_MS) {
+            run.check();
             break;
         }
     }
     println!("from power-on to the mounted export: {mounted:.0?} ms");
+    assert!(prompt, "no run kept every lock under 100 ms");
     assert!(mounted.iter().any(|ms| *ms < BOOT_LIMIT_MS), "{mounted:?}");
 }
 

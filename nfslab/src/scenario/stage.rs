@@ -230,38 +230,24 @@ impl Stage<'_> {
 
     async fn processes(&self, wanted: &Processes, within: Duration) -> Result<String> {
         let guest = self.guest(&wanted.on)?;
-        let mut seen = String::new();
-        let wait = async {
-            loop {
-                let all = guest.processes().await?;
-                let mut matching = BTreeMap::new();
-                for process in all.iter().filter(|p| wanted.labels.is_match(&p.label)) {
-                    let there = wanted
-                        .stack
-                        .as_ref()
-                        .is_none_or(|function| process.is_in(function));
-                    if process.state == wanted.state && there {
-                        matching.insert(process.label.clone(), process.clone());
-                    }
-                }
-                if matching.len() >= wanted.count {
-                    return Ok::<_, anyhow::Error>(matching);
-                }
-                seen = all
-                    .iter()
-                    .map(|p| format!("{} {} in {}", p.label, p.state, p.wchan))
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                tokio::time::sleep(LOOK_EVERY).await;
+        let deadline = Instant::now() + within;
+        // However little time there is, it is looked once; on a busy machine a look takes a while.
+        let matching = loop {
+            let all = guest.processes().await?;
+            let matching = wanted.select(&all);
+            if matching.len() >= wanted.count {
+                break matching;
             }
-        };
-        let matching = match tokio::time::timeout(within, wait).await {
-            Ok(matching) => matching?,
-            Err(_) => bail!(
-                "not {} processes in state {} within {within:?}: {seen}",
-                wanted.count,
-                wanted.state
-            ),
+            if Instant::now() > deadline {
+                let seen: Vec<_> = all.iter().map(describe).collect();
+                bail!(
+                    "not {} in state {} within {within:?}: {}",
+                    count(wanted.count, "process"),
+                    wanted.state,
+                    seen.join("; ")
+                );
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         };
         self.say(Side::Client, Tone::Bad, &describe_all(&matching));
         if let Some(process) = matching.values().next() {
@@ -416,6 +402,20 @@ impl Stage<'_> {
                 count(waiting, "request")
             ),
         })
+    }
+}
+
+impl Processes {
+    /// Those that are as wanted, one for each label.
+    fn select(&self, all: &[Process]) -> BTreeMap<String, Process> {
+        let as_wanted = |p: &&Process| {
+            let there = self.stack.as_ref().is_none_or(|function| p.is_in(function));
+            self.labels.is_match(&p.label) && p.state == self.state && there
+        };
+        all.iter()
+            .filter(as_wanted)
+            .map(|p| (p.label.clone(), p.clone()))
+            .collect()
     }
 }
 
