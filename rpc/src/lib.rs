@@ -6,6 +6,7 @@
 //! - [`record`]: how messages are cut out of a TCP stream (RFC 5531, section 11);
 //! - [`msg`]: the call and reply headers, credentials, and the errors of the RPC layer;
 //! - [`server`]: sockets → whole records → a [`server::Service`] → one vectored write per batch;
+//! - [`drc`]: answers kept for calls that must not be executed twice;
 //! - [`client`]: outgoing calls, matched to their replies by xid.
 //!
 //! This crate knows no program: numbers such as 100003 stand in `proto`.
@@ -13,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod client;
+pub mod drc;
 pub mod msg;
 pub mod record;
 pub mod server;
