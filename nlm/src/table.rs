@@ -8,7 +8,7 @@
 //! and owners there are:
 //!
 //! - who *else* is in the way: one [`tree`] per file, by first byte, with the reach of its branches;
-//! - what does *this owner* have here: one ordered set of (owner, file, first byte) for the whole table;
+//! - what does *this owner* have here: its only lock, or an ordered set of them ([`owned`]);
 //! - which file is it: a hash index over the handles ([`files`]).
 //!
 //! The table knows no time-outs, no waiting, no hosts and no policy. Owners are numbers here; what an
@@ -19,10 +19,12 @@
 //! byte: two owners never have conflicting locks on a byte; an owner's ranges on a file are disjoint, and
 //! those of the same kind do not touch; a file without locks takes no memory; the three structures agree.
 //!
-//! Memory: 24 bytes for a lock in the tree and 16 in the set of owners, divided by how full the nodes are.
+//! Memory: 24 bytes for a lock in its tree, divided by how full the leaves are, and 16 for its owner. Owner
+//! numbers should be dense, as memory is taken for each of them up to the highest.
 
 pub(crate) mod entry;
 mod files;
+mod owned;
 pub(crate) mod tree;
 
 pub use files::{FH_MAX, Fh, Handle};
@@ -32,7 +34,7 @@ use crate::arena::id;
 use crate::range::{Kind, Range};
 use entry::Entry;
 use files::{File, FileId, Files};
-use std::collections::BTreeSet;
+use owned::Owned;
 use std::fmt;
 use std::ops::ControlFlow;
 use tree::{Forest, Wanted};
@@ -105,8 +107,7 @@ pub struct Cursor {
 pub struct LockTable {
     files: Files,
     forest: Forest,
-    /// Which ranges an owner has: enough to find them in the file's tree.
-    owned: BTreeSet<(OwnerId, FileId, u64)>,
+    owned: Owned,
     len: usize,
     /// Memory that is used again by every operation.
     scratch: Vec<Entry>,
@@ -124,7 +125,7 @@ impl LockTable {
         LockTable {
             files: Files::new(),
             forest: Forest::new(),
-            owned: BTreeSet::new(),
+            owned: Owned::default(),
             len: 0,
             scratch: Vec::new(),
         }
@@ -230,11 +231,11 @@ impl LockTable {
             let (mut grown, mut since) = (range, wanted.since());
             for old in &own {
                 if old.kind() == kind {
-                    self.take(file, old);
+                    self.take(file, owner, old.range().start());
                     grown = grown.span(old.range());
                     since = since.min(old.since());
                 } else if old.range().overlaps(range) {
-                    self.cut(file, old, range);
+                    self.cut(file, owner, old.range().start(), range);
                     freed |= old.kind().is_exclusive();
                 }
             }
@@ -248,11 +249,13 @@ impl LockTable {
         }
     }
 
-    /// Takes `range` out of a lock; what lies on both sides of it stays.
-    fn cut(&mut self, file: FileId, old: &Entry, range: Range) {
-        self.take(file, old);
+    /// Takes `range` out of the lock that begins there; what lies on both sides of it stays.
+    fn cut(&mut self, file: FileId, owner: OwnerId, start: u64, range: Range) {
+        let Some(old) = self.take(file, owner, start) else {
+            return;
+        };
         for rest in old.range().without(range).into_iter().flatten() {
-            self.add(file, Entry::new(old.owner(), rest, old.kind(), old.since()));
+            self.add(file, Entry::new(owner, rest, old.kind(), old.since()));
         }
     }
 
@@ -262,17 +265,19 @@ impl LockTable {
             None => self.forest.plant(entry),
         };
         self.files.set_root(file, Some(root));
-        self.owned.insert((entry.owner(), file, entry.range().start()));
+        self.owned.insert(entry.owner(), (file, entry.range().start()));
         self.len += 1;
     }
 
-    /// Removes an entry. The file stays even if this was its last: see [`forget_if_unlocked`](Self::forget_if_unlocked).
-    fn take(&mut self, file: FileId, entry: &Entry) {
-        let Some(root) = self.files.root(file) else { return };
-        let root = self.forest.remove(root, entry.key());
+    /// Removes the lock that begins there. The file stays even if this was its last: see
+    /// [`forget_if_unlocked`](Self::forget_if_unlocked).
+    fn take(&mut self, file: FileId, owner: OwnerId, start: u64) -> Option<Entry> {
+        let (root, entry) = self.forest.remove(self.files.root(file)?, (start, owner));
         self.files.set_root(file, root);
-        self.owned.remove(&(entry.owner(), file, entry.range().start()));
+        let entry = entry?;
+        self.owned.remove(owner, (file, start));
         self.len -= 1;
+        Some(entry)
     }
 
     fn forget_if_unlocked(&mut self, file: FileId) {
@@ -287,16 +292,11 @@ impl LockTable {
 
     /// An owner's locks on a file by first byte, beginning with the one that has `byte` or the first after it.
     fn own_from(&self, file: FileId, owner: OwnerId, byte: u64) -> impl Iterator<Item = Entry> {
-        let before = self
-            .owned
-            .range((owner, file, 0)..(owner, file, byte))
-            .next_back()
-            .and_then(|(.., start)| self.entry(file, owner, *start))
-            .filter(|e| e.range().last() >= byte);
-        let from = self
-            .owned
-            .range((owner, file, byte)..=(owner, file, u64::MAX))
-            .filter_map(move |(.., start)| self.entry(file, owner, *start));
+        let before = self.owned.before(owner, (file, byte));
+        let before = before.and_then(|start| self.entry(file, owner, start));
+        let before = before.filter(|e| e.range().last() >= byte);
+        let from = self.owned.from(owner, (file, byte));
+        let from = from.filter_map(move |start| self.entry(file, owner, start));
         before.into_iter().chain(from)
     }
 
@@ -305,18 +305,14 @@ impl LockTable {
         let Some(file) = self.files.find(fh) else {
             return Change::default();
         };
-        let mut own = std::mem::take(&mut self.scratch);
-        own.extend(
-            self.own_from(file, owner, range.start())
-                .take_while(|e| e.range().start() <= range.last())
-                .filter(|e| e.range().overlaps(range)),
-        );
         let before = self.len;
-        let freed = !own.is_empty();
-        for old in own.drain(..) {
-            self.cut(file, &old, range);
-        }
-        self.scratch = own;
+        let freed = if self.owned.only(owner) == Some((file, range.start())) {
+            // By far the most frequent case, and it needs one way down the tree.
+            self.cut(file, owner, range.start(), range);
+            true
+        } else {
+            self.cut_all(file, owner, range)
+        };
         self.forget_if_unlocked(file);
         Change {
             locks: self.len as isize - before as isize,
@@ -324,18 +320,29 @@ impl LockTable {
         }
     }
 
+    /// Takes `range` out of all locks of the owner; says whether there was any.
+    fn cut_all(&mut self, file: FileId, owner: OwnerId, range: Range) -> bool {
+        let mut own = std::mem::take(&mut self.scratch);
+        let reaching = self.own_from(file, owner, range.start());
+        own.extend(reaching.take_while(|e| e.range().start() <= range.last()));
+        let freed = !own.is_empty();
+        for old in own.drain(..) {
+            self.cut(file, owner, old.range().start(), range);
+        }
+        self.scratch = own;
+        freed
+    }
+
     /// Gives back everything the owner has, and shows each lock that goes.
     pub fn release_owner(&mut self, owner: OwnerId, mut gone: impl FnMut(Fh<'_>, Lock)) -> usize {
         let mut released = 0;
-        let all = (owner, FileId(0), 0)..=(owner, FileId(u32::MAX), u64::MAX);
-        while let Some(&(owner, file, start)) = self.owned.range(all.clone()).next() {
-            let Some(entry) = self.entry(file, owner, start) else {
+        while let Some((file, start)) = self.owned.first(owner) {
+            let Some(entry) = self.take(file, owner, start) else {
                 break;
             };
             if let Some(file) = self.files.get(file) {
                 gone(file.handle.as_fh(), Lock::from(&entry));
             }
-            self.take(file, &entry);
             self.forget_if_unlocked(file);
             released += 1;
         }
@@ -344,12 +351,10 @@ impl LockTable {
 
     /// The owner's locks on all files, file by file and by first byte.
     pub fn of_owner(&self, owner: OwnerId) -> impl Iterator<Item = (Handle, Lock)> {
-        self.owned
-            .range((owner, FileId(0), 0)..=(owner, FileId(u32::MAX), u64::MAX))
-            .filter_map(move |&(owner, id, start)| {
-                let entry = self.entry(id, owner, start)?;
-                Some((self.files.get(id)?.handle, Lock::from(&entry)))
-            })
+        self.owned.all(owner).filter_map(move |(file, start)| {
+            let entry = self.entry(file, owner, start)?;
+            Some((self.files.get(file)?.handle, Lock::from(&entry)))
+        })
     }
 
     /// Shows up to `limit` locks, file by file and by first byte, beginning after `after`; returns where
@@ -413,12 +418,9 @@ impl LockTable {
             seen += self.forest.check(root)?;
             self.check_file(id, file.handle, root)?;
         }
-        if seen != self.len || self.owned.len() != self.len {
-            return Err(format!(
-                "{} locks, {seen} in trees, {} owned",
-                self.len,
-                self.owned.len()
-            ));
+        let owned = self.owned.count();
+        if seen != self.len || owned != self.len {
+            return Err(format!("{} locks, {seen} in trees, {owned} owned", self.len));
         }
         if self.len == 0 && self.forest.nodes() > 0 {
             return Err("an empty table with nodes".to_owned());
@@ -428,7 +430,7 @@ impl LockTable {
 
     fn check_file(&self, id: FileId, handle: Handle, root: tree::NodeId) -> Result<(), String> {
         let flow = self.forest.walk(root, None, &mut |e: &Entry| {
-            if !self.owned.contains(&(e.owner(), id, e.range().start())) {
+            if !self.owned.contains(e.owner(), (id, e.range().start())) {
                 return ControlFlow::Break(format!("file {handle}: {e:?} is not among its owner's"));
             }
             let wanted = Wanted {

@@ -88,6 +88,11 @@ impl Reach {
         }
     }
 
+    /// Whether it might be less without a lock of this owner that ends here.
+    fn rests_on(&self, end: u64, owner: OwnerId) -> bool {
+        (self.end, self.owner) == (end, owner) || (self.other_end, self.other_owner) == (end, owner)
+    }
+
     /// Whether a lock of another owner than `me` goes beyond the byte `start`, or up to it.
     fn by_another(&self, me: OwnerId, start: u64) -> bool {
         let end = if self.owner == me {
@@ -119,6 +124,15 @@ impl Reaches {
             &mut self.shared
         };
         reach.add(entry.range().last() + 1, entry.owner());
+    }
+
+    fn rests_on(&self, entry: &Entry) -> bool {
+        let kind = if entry.kind().is_exclusive() {
+            &self.exclusive
+        } else {
+            &self.shared
+        };
+        kind.rests_on(entry.range().last() + 1, entry.owner())
     }
 
     fn add_all(&mut self, below: &Reaches) {
@@ -210,9 +224,7 @@ impl Forest {
         };
         let right = self.insert_below(child, entry)?;
         let left = self.branch(child);
-        let Node::Inner(branches) = self.nodes.at_mut(at) else {
-            return None;
-        };
+        let branches = self.branches_mut(at);
         if let Some(branch) = branches.get_mut(index) {
             *branch = left;
         }
@@ -262,10 +274,10 @@ impl Forest {
         }
     }
 
-    /// Takes the entry with this key away; returns the root, `None` when the tree is gone.
-    pub(crate) fn remove(&mut self, root: NodeId, key: Key) -> Option<NodeId> {
-        self.remove_below(root, key);
-        match self.nodes.at(root) {
+    /// Takes the entry with this key out; returns the root, `None` when the tree is gone, and the entry.
+    pub(crate) fn remove(&mut self, root: NodeId, key: Key) -> (Option<NodeId>, Option<Entry>) {
+        let removed = self.remove_below(root, key);
+        let root = match self.nodes.at(root) {
             Node::Inner(branches) => match branches.as_slice() {
                 [only] => {
                     let child = only.node;
@@ -277,7 +289,8 @@ impl Forest {
             },
             Node::Leaf(entries) if entries.is_empty() => self.fell(root),
             Node::Leaf(_) => Some(root),
-        }
+        };
+        (root, removed)
     }
 
     fn fell(&mut self, node: NodeId) -> Option<NodeId> {
@@ -291,53 +304,73 @@ impl Forest {
         None
     }
 
-    fn remove_below(&mut self, at: NodeId, key: Key) {
+    fn remove_below(&mut self, at: NodeId, key: Key) -> Option<Entry> {
         let (index, child) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
                 let index = entries.partition_point(|e| e.key() < key);
-                if entries.get(index).is_some_and(|e| e.key() == key) {
-                    entries.remove(index);
-                }
-                return;
+                return entries
+                    .get(index)
+                    .is_some_and(|e| e.key() == key)
+                    .then(|| entries.remove(index));
             }
             Node::Inner(branches) => {
-                let index = branches.partition_point(|b| b.first <= key).saturating_sub(1);
-                let Some(branch) = branches.get(index) else { return };
-                (index, branch.node)
+                let index = branches.partition_point(|b| b.first <= key).checked_sub(1)?;
+                (index, branches.get(index)?.node)
             }
         };
-        self.remove_below(child, key);
-        self.mend(at, index, child);
+        let removed = self.remove_below(child, key)?;
+        self.mend(at, index, child, &removed);
+        Some(removed)
     }
 
     /// After something was taken out below `child`: drops it, joins it with a neighbour, or brings its
-    /// branch up to date.
-    fn mend(&mut self, at: NodeId, index: usize, child: NodeId) {
+    /// branch up to date, which most removals leave as it was.
+    fn mend(&mut self, at: NodeId, index: usize, child: NodeId, removed: &Entry) {
         let (len, cap) = self.size(child);
-        let updated = (len > 0).then(|| self.branch(child));
-        let Node::Inner(branches) = self.nodes.at_mut(at) else {
+        let Some(branch) = self.branches(at).get(index) else {
             return;
         };
-        let Some(updated) = updated else {
-            branches.remove(index);
+        let outdated = branch.first == removed.key() || branch.reach.rests_on(removed);
+        if len == 0 {
+            self.branches_mut(at).remove(index);
             self.fell(child);
-            return;
-        };
-        if let Some(branch) = branches.get_mut(index) {
-            *branch = updated;
-        }
-        if !is_sparse(len, cap) {
-            return;
-        }
-        let node_at = |i: usize| branches.get(i).map(|b| b.node);
-        let after = node_at(index + 1).map(|right| (index, child, right));
-        let before = index.checked_sub(1).and_then(|i| Some((i, node_at(i)?, child)));
-        for (i, left, right) in [after, before].into_iter().flatten() {
-            if may_join(self.size(left).0 + self.size(right).0, cap) {
-                self.join(at, i, left, right);
-                return;
+        } else if is_sparse(len, cap) && self.join_with_neighbour(at, index) {
+            // The branch of what the two became is new.
+        } else if outdated {
+            let updated = self.branch(child);
+            if let Some(branch) = self.branches_mut(at).get_mut(index) {
+                *branch = updated;
             }
         }
+    }
+
+    fn branches(&self, at: NodeId) -> &[Branch] {
+        match self.nodes.at(at) {
+            Node::Inner(branches) => branches,
+            Node::Leaf(_) => &[],
+        }
+    }
+
+    fn branches_mut(&mut self, at: NodeId) -> &mut Vec<Branch> {
+        match self.nodes.at_mut(at) {
+            Node::Inner(branches) => branches,
+            Node::Leaf(_) => unreachable!("a leaf has no branches"),
+        }
+    }
+
+    /// Joins the branch at `index` with the one after or before it, if there is room.
+    fn join_with_neighbour(&mut self, at: NodeId, index: usize) -> bool {
+        let branches = self.branches(at);
+        let pair = |left: usize| Some((left, branches.get(left)?.node, branches.get(left + 1)?.node));
+        let pairs = [pair(index), index.checked_sub(1).and_then(pair)];
+        for (left_index, left, right) in pairs.into_iter().flatten() {
+            let (len, cap) = self.size(left);
+            if may_join(len + self.size(right).0, cap) {
+                self.join(at, left_index, left, right);
+                return true;
+            }
+        }
+        false
     }
 
     /// Number of things in a node, and how many there may be.
@@ -357,9 +390,7 @@ impl Forest {
             _ => unreachable!("neighbours are at the same depth"),
         }
         let joined = self.branch(left);
-        let Node::Inner(branches) = self.nodes.at_mut(at) else {
-            return;
-        };
+        let branches = self.branches_mut(at);
         branches.remove(index + 1);
         if let Some(branch) = branches.get_mut(index) {
             *branch = joined;
