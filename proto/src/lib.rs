@@ -9,3 +9,4 @@ pub mod nfs3;
 pub mod nlm;
 pub mod nsm;
 pub mod portmap;
+pub mod rpcbind;
