@@ -114,7 +114,9 @@ impl Netid {
 
     /// From the wire.
     pub fn from_name(name: &[u8]) -> Option<Netid> {
-        Netid::ALL.into_iter().find(|netid| netid.name().as_bytes() == name)
+        Netid::ALL
+            .into_iter()
+            .find(|netid| netid.name().as_bytes() == name)
     }
 
     /// TCP or UDP.
@@ -383,8 +385,18 @@ mod tests {
     #[test]
     fn what_is_no_universal_address() {
         for text in [
-            "", ".", "..", "1.2", "10.0.0.1", "10.0.0.1.8", "10.0.0.1.8.256", "10.0.0.1.8.-1", "x.8.1", "::1",
-            "/run/rpcbind.sock", "10.0.0.1.8.1.",
+            "",
+            ".",
+            "..",
+            "1.2",
+            "10.0.0.1",
+            "10.0.0.1.8",
+            "10.0.0.1.8.256",
+            "10.0.0.1.8.-1",
+            "x.8.1",
+            "::1",
+            "/run/rpcbind.sock",
+            "10.0.0.1.8.1.",
         ] {
             assert_eq!(from_uaddr(text.as_bytes()), None, "{text}");
         }

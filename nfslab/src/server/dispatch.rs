@@ -3,6 +3,7 @@
 //! **Invariant**: [`Faults::plan`] is asked once for each call, here, and its [`Plan`] is carried out here.
 //! Handlers know neither. A new kind of fault gets its arm in [`Door::message`].
 
+use super::portmap::{self, Asker};
 use super::{Node, programs};
 use crate::events::What;
 use bytes::Bytes;
@@ -12,7 +13,6 @@ use proto::mount::MountProc;
 use proto::nfs3::Nfstime3;
 use proto::nlm::NlmProc;
 use proto::nsm::SmProc;
-use proto::portmap::{Mapping, PmapProc};
 use rpc::msg::{self, CallHeader, Credential, NotACall, RpcError, Transport};
 use rpc::server::{Flow, Origin};
 use rpc::xdr::{self, Reader, Writer};
@@ -98,13 +98,16 @@ impl Door {
 
     fn handle(&self, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
         let node = &self.node;
-        let (procedure, args, peer) = (call.header.procedure, &call.args, call.origin.peer);
+        let (version, procedure, args) = (call.header.version, call.header.procedure, &call.args);
         match self.service {
-            Service::Portmap => match node.registry.call(peer.ip(), procedure, args, out) {
-                Ok(true) => Ok(Answer::Now("ok".to_owned())),
-                Ok(false) => Ok(Answer::Later),
-                Err(error) => Err(Refusal(error)),
-            },
+            Service::Portmap => {
+                let asker = Asker::from(&**call.origin);
+                match node.registry.call(asker, version, procedure, args, out) {
+                    Ok(true) => Ok(Answer::Now("ok".to_owned())),
+                    Ok(false) => Ok(Answer::Later),
+                    Err(error) => Err(Refusal(error)),
+                }
+            }
             Service::Nfs => {
                 // Calls on files are not logged one by one, so their status is not put into words.
                 node.nfs.call(&cx(call), procedure, args, out)?;
@@ -272,7 +275,7 @@ impl Logged {
         let procedure = call.header.procedure;
         let (procedure, about) = match service {
             Service::Nfs => return None,
-            Service::Portmap => (PmapProc(procedure).to_string(), about_mapping(&call.args)),
+            Service::Portmap => portmap::describe(call.header.version, procedure, &call.args),
             Service::Mount => (MountProc(procedure).to_string(), about_path(&call.args)),
             Service::Lockd => (
                 NlmProc(procedure).to_string(),
@@ -309,13 +312,6 @@ impl Logged {
             copy: false,
             took_ms: (node.clock.now() - call.received).as_secs_f64() * 1000.0,
         }
-    }
-}
-
-fn about_mapping(args: &[u8]) -> String {
-    match xdr::from_bytes::<Mapping>(args) {
-        Ok(m) => format!("program {} version {} {}", m.prog, m.vers, m.prot),
-        Err(_) => String::new(),
     }
 }
 

@@ -173,7 +173,10 @@ pub struct Node {
 /// The programs of each service: program, and its versions.
 const fn programs(service: Service) -> (u32, &'static [u32]) {
     match service {
-        Service::Portmap => (proto::portmap::PROGRAM, &[proto::portmap::V2]),
+        Service::Portmap => (
+            proto::portmap::PROGRAM,
+            &[proto::portmap::V2, proto::rpcbind::V3, proto::rpcbind::V4],
+        ),
         Service::Mount => (proto::mount::PROGRAM, &[proto::mount::V3]),
         Service::Nfs => (proto::nfs3::PROGRAM, &[proto::nfs3::V3]),
         Service::Lockd => (proto::nlm::PROGRAM, &[proto::nlm::V4]),
@@ -230,12 +233,13 @@ impl Node {
         self.listeners.get().context("the server has not started")
     }
 
-    fn register(&self, service: Service, port: u16) {
+    fn register(&self, service: Service, listeners: &Listeners) {
         let (program, versions) = programs(service);
+        let address = SocketAddr::new(listeners.address(), listeners.ports().get(service));
         for version in versions {
             for transport in [Transport::Tcp, Transport::Udp] {
                 self.registry
-                    .register(service, program, *version, transport, port);
+                    .register(service, program, *version, transport, address);
             }
         }
     }
@@ -266,7 +270,7 @@ impl Node {
         } else {
             let door = self.door(service).context("the server is stopping")?;
             listeners.open(service, door)?;
-            self.register(service, listeners.ports().get(service));
+            self.register(service, listeners);
             self.faults.write().conditions.set(service, condition);
         }
         self.event(What::condition(service, condition));
@@ -379,7 +383,7 @@ impl Server {
             if config.conditions.get(service) == Condition::Absent {
                 continue; // dropping the sockets closes them
             }
-            node.register(service, listeners.ports().get(service));
+            node.register(service, &listeners);
             if let Some(door) = node.door(service) {
                 listeners.serve(service, sockets, door);
             }
