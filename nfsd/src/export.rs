@@ -66,9 +66,14 @@ impl FromStr for Network {
     }
 }
 
+/// As `exportfs` and `showmount -e` write it: a single address without its prefix.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.addr, self.prefix)
+        match (self.addr, self.prefix) {
+            (IpAddr::V4(addr), 32) => write!(f, "{addr}"),
+            (IpAddr::V6(addr), 128) => write!(f, "{addr}"),
+            (addr, prefix) => write!(f, "{addr}/{prefix}"),
+        }
     }
 }
 

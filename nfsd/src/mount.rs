@@ -1,4 +1,8 @@
-//! MOUNT version 3 (RFC 1813, appendix I): from a path to the handle of a directory.
+//! MOUNT: from a path to the handle of a directory. Version 3 (RFC 1813, appendix I), and versions 1 and 2
+//! (RFC 1094, appendix A), which `showmount`, `umount` and old tools still speak.
+//!
+//! A handle of versions 1 and 2 has 32 bytes and belongs to NFSv2. Ours are longer and NFSv2 is not served, so MNT
+//! of a path that could be mounted fails there with [`NO_V2`]; one that could not fails with its own error.
 //!
 //! What can be mounted is an export or any directory below one. Symbolic links on the way are not followed, and
 //! ".." is refused: a path here is a name, not a walk.
@@ -10,7 +14,8 @@ use crate::export::{Export, Exports};
 use crate::handle::{FileKey, Handle};
 use parking_lot::Mutex;
 use proto::mount::{
-    DirPath, ExportNode, Exports as ExportList, MountBody, MountList, MountProc, MountRes3, Mountstat3,
+    DirPath, ExportNode, Exports as ExportList, Fhstatus, MNTPATHLEN, MountBody, MountList, MountProc,
+    MountProc1, MountRes3, Mountstat3, Ppathcnf, V2, V3,
 };
 use proto::nfs3::{Ftype3, Nfsstat3};
 use rpc::xdr::{Decode, Encode, Reader, Writer};
@@ -20,6 +25,11 @@ use std::sync::Arc;
 
 /// The flavours that every export takes, best first: AUTH_SYS and AUTH_NONE (RFC 5531, section 8.2).
 pub const FLAVORS: [u32; 2] = [1, 0];
+/// The status of MNT in versions 1 and 2 for a path that can only be mounted in version 3: EINVAL.
+///
+/// Of the few statuses that the kernel's client of these versions knows (EPERM, ENOENT, EACCES, EINVAL), it is the
+/// one that blames the request and not its sender: `mount` speaks of a wrong option, and `vers=2` is one.
+pub const NO_V2: Mountstat3 = Mountstat3::MNT3ERR_INVAL;
 /// Longest mount list.
 pub const LIST_MAX: usize = 4096;
 
@@ -48,17 +58,22 @@ impl Mount {
         }
     }
 
-    /// Answers one call and appends the reply to `w`. Returns the status for the log; only MNT has one.
+    /// Answers one call of version 1, 2 or 3 and appends the reply to `w`. Returns the status for the log; only
+    /// MNT has one.
     ///
     /// Nothing is appended when it returns an error.
     pub fn call(
         &self,
         cx: &Cx<'_>,
+        version: u32,
         procedure: u32,
         args: &[u8],
         w: &mut Writer,
     ) -> Result<Mountstat3, CallError> {
         let r = &mut Reader::new(args);
+        if version != V3 {
+            return self.call_1(cx, version, MountProc1(procedure), r, w);
+        }
         match MountProc(procedure) {
             MountProc::MOUNTPROC3_NULL => {}
             MountProc::MOUNTPROC3_MNT => {
@@ -74,23 +89,66 @@ impl Mount {
         Ok(Mountstat3::MNT3_OK)
     }
 
-    /// Whether a MNT of this path may wait for a disk.
+    /// Versions 1 and 2.
+    fn call_1(
+        &self,
+        cx: &Cx<'_>,
+        version: u32,
+        procedure: MountProc1,
+        r: &mut Reader<'_>,
+        w: &mut Writer,
+    ) -> Result<Mountstat3, CallError> {
+        match procedure {
+            MountProc1::MOUNTPROC_NULL => {}
+            MountProc1::MOUNTPROC_MNT => {
+                let status = self.find(cx, &DirPath::decode(r)?).err().unwrap_or(NO_V2);
+                Fhstatus::Err(status.0).encode(w);
+                return Ok(status);
+            }
+            MountProc1::MOUNTPROC_DUMP => self.put_list(w),
+            MountProc1::MOUNTPROC_UMNT => self.umnt(cx, &DirPath::decode(r)?),
+            MountProc1::MOUNTPROC_UMNTALL => self.umntall(cx),
+            MountProc1::MOUNTPROC_EXPORT | MountProc1::MOUNTPROC_EXPORTALL => self.put_exports(w),
+            MountProc1::MOUNTPROC_PATHCONF if version == V2 => {
+                self.pathconf(cx, &DirPath::decode(r)?).encode(w);
+            }
+            _ => return Err(CallError::ProcUnavail),
+        }
+        Ok(Mountstat3::MNT3_OK)
+    }
+
+    /// PATHCONF of version 2. Its answer has no status: all zeros for a path that cannot be mounted.
+    fn pathconf(&self, cx: &Cx<'_>, path: &[u8]) -> Ppathcnf {
+        let limits = match self.find(cx, path) {
+            Ok((export, _)) => export.store.limits(),
+            Err(_) => return Ppathcnf::default(),
+        };
+        Ppathcnf {
+            pc_link_max: limits.link_max,
+            pc_max_canon: 255,
+            pc_max_input: 255,
+            pc_name_max: limits.name_max,
+            pc_path_max: MNTPATHLEN as u32,
+            pc_pipe_buf: 4096,
+            ..Ppathcnf::default()
+        }
+    }
+
+    /// Whether a MNT or PATHCONF of this path may wait for a disk.
     pub fn may_block(&self, procedure: u32, args: &[u8]) -> bool {
-        MountProc(procedure) == MountProc::MOUNTPROC3_MNT
-            && DirPath::decode(&mut Reader::new(args)).is_ok_and(|path| {
-                self.exports
-                    .find(&path)
-                    .is_some_and(|(export, _)| export.store.may_block())
-            })
+        matches!(
+            MountProc1(procedure),
+            MountProc1::MOUNTPROC_MNT | MountProc1::MOUNTPROC_PATHCONF
+        ) && DirPath::decode(&mut Reader::new(args)).is_ok_and(|path| {
+            self.exports
+                .find(&path)
+                .is_some_and(|(export, _)| export.store.may_block())
+        })
     }
 
     /// MNT (RFC 1813, appendix I, section 5.2.1). The handle, and a line in the mount list.
     pub fn mnt(&self, cx: &Cx<'_>, path: &[u8]) -> Result<Handle, Mountstat3> {
-        let (export, rest) = self.exports.find(path).ok_or(Mountstat3::MNT3ERR_NOENT)?;
-        if !export.admits(cx.peer) {
-            return Err(Mountstat3::MNT3ERR_ACCES);
-        }
-        let file = walk(cx, export, rest)?;
+        let (export, file) = self.find(cx, path)?;
         let entry = Mounted {
             peer: cx.peer.to_canonical(),
             path: path.to_vec(),
@@ -103,6 +161,15 @@ impl Mount {
             list.push_back(entry);
         }
         Ok(self.exports.seal(export, &file))
+    }
+
+    /// The directory that the caller means, if they may mount it.
+    fn find(&self, cx: &Cx<'_>, path: &[u8]) -> Result<(&Export, FileKey), Mountstat3> {
+        let (export, rest) = self.exports.find(path).ok_or(Mountstat3::MNT3ERR_NOENT)?;
+        if !export.admits(cx.peer) {
+            return Err(Mountstat3::MNT3ERR_ACCES);
+        }
+        Ok((export, walk(cx, export, rest)?))
     }
 
     /// UMNT (5.2.3): forgets that the caller mounted this.

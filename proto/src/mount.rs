@@ -1,5 +1,6 @@
-//! MOUNT, program 100005 version 3 (RFC 1813, appendix I): turns the name of an export into the file
-//! handle of its root.
+//! MOUNT, program 100005: turns the name of an export into the file handle of its root. Version 3 (RFC 1813,
+//! appendix I), and versions 1 and 2 (RFC 1094, appendix A; XNFS C702 has their later procedures), whose lists
+//! are the same on the wire.
 
 use crate::nfs3::NfsFh3;
 use rpc::xdr::{self, Decode, Encode, Opaque, Reader, Writer};
@@ -7,8 +8,14 @@ use rpc::{xdr_enum, xdr_struct};
 
 /// Program number.
 pub const PROGRAM: u32 = 100_005;
+/// The version that belongs to NFSv2.
+pub const V1: u32 = 1;
+/// The same with PATHCONF.
+pub const V2: u32 = 2;
 /// The version that belongs to NFSv3.
 pub const V3: u32 = 3;
+/// `FHSIZE`: every handle of versions 1 and 2 has this many bytes (RFC 1094, section 2.3.3).
+pub const FHSIZE: usize = 32;
 /// `MNTPATHLEN`: the longest path, in bytes.
 pub const MNTPATHLEN: usize = 1024;
 /// `MNTNAMLEN`: the longest host or group name, in bytes.
@@ -34,6 +41,28 @@ xdr_enum! {
         MOUNTPROC3_UMNTALL = 4,
         /// What can be mounted?
         MOUNTPROC3_EXPORT = 5,
+    }
+}
+
+xdr_enum! {
+    /// The procedures of versions 1 and 2.
+    pub enum MountProc1 {
+        /// Does nothing.
+        MOUNTPROC_NULL = 0,
+        /// Mount an export.
+        MOUNTPROC_MNT = 1,
+        /// Who has mounted what?
+        MOUNTPROC_DUMP = 2,
+        /// Forget that I mounted it.
+        MOUNTPROC_UMNT = 3,
+        /// Forget everything that I mounted.
+        MOUNTPROC_UMNTALL = 4,
+        /// What can be mounted?
+        MOUNTPROC_EXPORT = 5,
+        /// The same.
+        MOUNTPROC_EXPORTALL = 6,
+        /// What are the limits there? Version 2 only.
+        MOUNTPROC_PATHCONF = 7,
     }
 }
 
@@ -102,6 +131,80 @@ impl<'a> Decode<'a> for MountRes3<'a> {
             },
             stat => MountRes3::Err(stat),
         })
+    }
+}
+
+/// `fhstatus`: the answer to MNT in versions 1 and 2 (RFC 1094, section A.4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fhstatus {
+    /// The handle.
+    Ok([u8; FHSIZE]),
+    /// Any other status: an error number of Unix, not 0.
+    Err(u32),
+}
+
+impl Encode for Fhstatus {
+    fn encode(&self, w: &mut Writer) {
+        match self {
+            Fhstatus::Ok(handle) => {
+                w.u32(0);
+                handle.encode(w);
+            }
+            Fhstatus::Err(status) => w.u32(*status),
+        }
+    }
+}
+
+impl<'a> Decode<'a> for Fhstatus {
+    fn decode(r: &mut Reader<'a>) -> xdr::Result<Self> {
+        Ok(match r.u32("fhstatus")? {
+            0 => Fhstatus::Ok(Decode::decode(r)?),
+            status => Fhstatus::Err(status),
+        })
+    }
+}
+
+xdr_struct! {
+    /// `ppathcnf`: the answer to PATHCONF of version 2 (XNFS C702, chapter 8). Its shorts and bytes take a word each.
+    pub struct Ppathcnf {
+        /// Most links to a file.
+        pc_link_max: u32,
+        /// Longest line of a terminal.
+        pc_max_canon: u32,
+        /// Longest input of a terminal.
+        pc_max_input: u32,
+        /// Longest name.
+        pc_name_max: u32,
+        /// Longest path.
+        pc_path_max: u32,
+        /// Bytes that a pipe takes as one.
+        pc_pipe_buf: u32,
+        /// The character that stands for none.
+        pc_vdisable: u32,
+        /// Padding.
+        pc_xxx: u32,
+        /// Which of the above have no value: first half.
+        pc_mask_low: u32,
+        /// Second half.
+        pc_mask_high: u32,
+    }
+}
+
+impl Default for Ppathcnf {
+    /// All zeros.
+    fn default() -> Self {
+        Ppathcnf {
+            pc_link_max: 0,
+            pc_max_canon: 0,
+            pc_max_input: 0,
+            pc_name_max: 0,
+            pc_path_max: 0,
+            pc_pipe_buf: 0,
+            pc_vdisable: 0,
+            pc_xxx: 0,
+            pc_mask_low: 0,
+            pc_mask_high: 0,
+        }
     }
 }
 

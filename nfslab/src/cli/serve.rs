@@ -16,8 +16,15 @@ pub struct Serve {
     /// The address to listen on.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
     bind: IpAddr,
-    /// What can be mounted: a name, and mem for a tree in memory. Repeatable.
-    #[arg(long = "export", value_name = "NAME=mem", default_value = "/lab=mem")]
+    /// What can be mounted: a name, mem for a tree in memory, and options. Repeatable. The options: ro, rw,
+    /// root_squash, no_root_squash (the default), all_squash, anonuid=N and anongid=N (65534) as in exports(5);
+    /// max_bytes=SIZE (4G) and max_files=N (1048576), beyond which NFS3ERR_NOSPC is answered, or with dquot
+    /// NFS3ERR_DQUOT; clients=NETWORK+NETWORK… (addresses or address/prefix) for who may mount and use it.
+    #[arg(
+        long = "export",
+        value_name = "NAME=mem[,OPTION…]",
+        default_value = "/lab=mem"
+    )]
     exports: Vec<ExportSpec>,
     /// standard (NFS 2049, MOUNT 20048, NLM 32803, NSM 32765, portmap 111), auto (free ones), or a list such
     /// as nfs=2049,portmap=0 in which what is left out is standard and 0 is a free port.
@@ -47,6 +54,7 @@ const EXAMPLES: &str = "\
 Examples:
   nfslab serve --ports auto --ready-file /tmp/nfslab.json
   nfslab serve --bind 10.0.0.5 --export /a=mem --export /b=mem
+  nfslab serve --export /lab=mem,root_squash,max_bytes=1G,clients=10.0.0.0/8+192.168.1.5
   mount -t nfs -o vers=3,tcp 127.0.0.1:/lab /mnt      (with the standard ports, as root)
 
 The control API on a running server (curl http://127.0.0.1:9049/v1/…):

@@ -412,6 +412,11 @@ impl Scenario {
                 .and_then(|verb| scenario.check(&verb))
                 .with_context(|| format!("step \"{}\"", step.say))?;
         }
+        for export in &scenario.server.exports {
+            export
+                .parse::<crate::server::ExportSpec>()
+                .map_err(|error| anyhow::anyhow!("exports: {error}"))?;
+        }
         for (service, condition) in &scenario.server.services {
             check_condition(service, condition)?;
         }
@@ -485,6 +490,8 @@ mod tests {
         assert!(e.contains("'web2'") && e.contains("web1"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nservice = { statd = 'gone' }\n");
         assert!(e.contains("'gone'") && e.contains("absent"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nforget = 'all'\n[server]\nexports = ['/lab=mem,rw,sync']\n");
+        assert!(e.contains("'sync'") && e.contains("root_squash"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nwithin = 'soon'\nlocks = { held = 0, waiting = 0 }\n");
         assert!(e.contains("20s"), "{e}");
     }

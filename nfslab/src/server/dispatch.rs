@@ -9,7 +9,7 @@ use crate::events::What;
 use bytes::Bytes;
 use faults::{Direction, Exchange, Plan, Service};
 use nfsd::{CallError, Caller, Cx};
-use proto::mount::MountProc;
+use proto::mount::{MountProc, MountProc1};
 use proto::nfs3::Nfstime3;
 use proto::nlm::NlmProc;
 use proto::nsm::SmProc;
@@ -114,7 +114,7 @@ impl Door {
                 Ok(Answer::Now(String::new()))
             }
             Service::Mount => {
-                let status = node.mount.call(&cx(call), procedure, args, out)?;
+                let status = node.mount.call(&cx(call), version, procedure, args, out)?;
                 Ok(Answer::Now(status.to_string()))
             }
             Service::Lockd => node.locks.call(node, call, out),
@@ -276,7 +276,10 @@ impl Logged {
         let (procedure, about) = match service {
             Service::Nfs => return None,
             Service::Portmap => portmap::describe(call.header.version, procedure, &call.args),
-            Service::Mount => (MountProc(procedure).to_string(), about_path(&call.args)),
+            Service::Mount if call.header.version == proto::mount::V3 => {
+                (MountProc(procedure).to_string(), about_path(&call.args))
+            }
+            Service::Mount => (MountProc1(procedure).to_string(), about_path(&call.args)),
             Service::Lockd => (
                 NlmProc(procedure).to_string(),
                 node.locks.about(node, procedure, &call.args),

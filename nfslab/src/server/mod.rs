@@ -14,11 +14,13 @@
 
 mod callbacks;
 mod dispatch;
+mod exports;
 mod listeners;
 mod locks;
 mod portmap;
 mod statd;
 
+pub use exports::ExportSpec;
 pub use listeners::{MOUNT_PORT, NLM_PORT, NSM_PORT, Ports};
 
 use crate::capture::Capture;
@@ -32,10 +34,9 @@ use dispatch::Door;
 use faults::{Condition, Conditions, Faults, Service};
 use listeners::Listeners;
 use locks::Locks;
-use nfsd::{Export, Exports, MemConfig, MemFs, Mount, Nfs3};
+use nfsd::{Exports, Mount, Nfs3};
 use parking_lot::RwLock;
 use portmap::Registry;
-use proto::nfs3::Nfstime3;
 use rpc::msg::Transport;
 use serde::Serialize;
 use statd::Statd;
@@ -46,35 +47,6 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
-
-/// An export on the command line: `NAME=mem`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExportSpec {
-    /// The name by which it is mounted: an absolute path.
-    pub name: String,
-}
-
-impl FromStr for ExportSpec {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (name, store) = text
-            .split_once('=')
-            .ok_or_else(|| format!("'{text}' is not an export: expected NAME=mem, as in /lab=mem"))?;
-        if !name.starts_with('/') || name.len() > proto::mount::MNTPATHLEN {
-            return Err(format!(
-                "'{name}' is not a name for an export: it must begin with '/', as in /lab=mem"
-            ));
-        }
-        match store {
-            "mem" => Ok(ExportSpec {
-                name: name.to_owned(),
-            }),
-            _ => Err(format!(
-                "cannot export '{store}': only mem (a tree in memory) can be exported so far"
-            )),
-        }
-    }
-}
 
 /// Where the control API listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,9 +99,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             bind: Ipv4Addr::LOCALHOST.into(),
-            exports: vec![ExportSpec {
-                name: "/lab".to_owned(),
-            }],
+            exports: vec![ExportSpec::mem("/lab")],
             ports: Ports::STANDARD,
             control: ControlAt::None,
             personality: nlm::personality::Personality::default(),
@@ -177,7 +147,10 @@ const fn programs(service: Service) -> (u32, &'static [u32]) {
             proto::portmap::PROGRAM,
             &[proto::portmap::V2, proto::rpcbind::V3, proto::rpcbind::V4],
         ),
-        Service::Mount => (proto::mount::PROGRAM, &[proto::mount::V3]),
+        Service::Mount => (
+            proto::mount::PROGRAM,
+            &[proto::mount::V1, proto::mount::V2, proto::mount::V3],
+        ),
         Service::Nfs => (proto::nfs3::PROGRAM, &[proto::nfs3::V3]),
         Service::Lockd => (proto::nlm::PROGRAM, &[proto::nlm::V4]),
         Service::Statd => (proto::nsm::PROGRAM, &[proto::nsm::V1]),
@@ -193,7 +166,7 @@ impl Node {
             created.with_context(|| format!("cannot write the capture {} (--pcap)", path.display()))
         });
         let capture = capture.transpose()?.map(Arc::new);
-        let exports = Arc::new(exports(config)?);
+        let exports = Arc::new(exports::build(&config.exports)?);
         let verifier = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -309,33 +282,6 @@ impl Node {
         self.event(What::Reset);
         Ok(())
     }
-}
-
-/// The stores behind the exports, empty.
-///
-/// The key of the file handles is random, so that nobody can forge one; no choice depends on a handle's
-/// bytes, so that a run repeats all the same. The write verifier and the generation follow from the time: a
-/// restart loses a tree in memory, and clients must see that.
-fn exports(config: &Config) -> Result<Exports> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = Nfstime3 {
-        seconds: now.as_secs() as u32,
-        nseconds: now.subsec_nanos(),
-    };
-    let mut list = Vec::new();
-    for (export, id) in config.exports.iter().zip(1u32..) {
-        let generation = now.as_nanos() as u64;
-        let store = MemFs::new(&MemConfig {
-            fsid: id.into(),
-            generation,
-            now: time,
-            ..MemConfig::default()
-        });
-        list.push(Export::new(id, &export.name, Arc::new(store)));
-    }
-    let mut key = [0; 16];
-    getrandom::fill(&mut key).context("the system gives no random numbers")?;
-    Ok(Exports::new(&key, list)?)
 }
 
 /// A server that runs.
