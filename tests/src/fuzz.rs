@@ -2,7 +2,7 @@
 //! A panic is a finding. The targets in `fuzz/` and the replay of the seeds in `tests/tests/corpus.rs` both
 //! call these functions.
 
-use crate::programs::PROCEDURES;
+use crate::programs::{PROCEDURES, Procedure};
 use bytes::{Buf, Bytes, BytesMut};
 use rpc::msg::{self, AuthSys, CallHeader, Credential, NotACall, Reply, RpcError};
 use rpc::record::{RecordReader, TooLong};
@@ -231,8 +231,18 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         ],
         "arguments" => (0u8..)
             .zip(PROCEDURES)
-            .map(|(i, p)| (p.name.to_owned(), [&[i], &(p.example)(&[0x5a; 28])[..]].concat()))
+            .map(|(i, p)| (seed_name(p), [&[i], &(p.example)(&[0x5a; 28])[..]].concat()))
             .collect(),
         _ => Vec::new(),
+    }
+}
+
+/// The procedure's name, with the version where another version has a procedure of the same name.
+fn seed_name(procedure: &Procedure) -> String {
+    let same = PROCEDURES.iter().filter(|p| p.name == procedure.name);
+    if same.count() > 1 {
+        format!("{}-{}", procedure.name, procedure.version)
+    } else {
+        procedure.name.to_owned()
     }
 }

@@ -3,11 +3,12 @@
 //! The tests of hostile bytes send each example with one thing wrong; the fuzzer starts from them.
 
 use bytes::Bytes;
-use proto::mount::{self, MountProc};
+use proto::mount::{self, MountProc, MountProc1};
 use proto::nfs3::{self, Nfs3Proc};
 use proto::nlm::{self, NlmProc};
 use proto::nsm::{self, SmProc};
 use proto::portmap::{self, IpProto, Mapping, PmapProc};
+use proto::rpcbind::{self, Netbuf, Rpcb, RpcbProc, RpcbRmtcallargs};
 use rpc::xdr::{self, Decode, Reader};
 
 /// A program, and the versions of it that nfslab speaks.
@@ -28,14 +29,14 @@ pub const PROGRAMS: [Program; 5] = [
     Program {
         number: portmap::PROGRAM,
         low: 2,
-        high: 2,
-        beyond: 6,
+        high: 4,
+        beyond: 13,
     },
     Program {
         number: mount::PROGRAM,
-        low: 3,
+        low: 1,
         high: 3,
-        beyond: 6,
+        beyond: 8,
     },
     Program {
         number: nfs3::PROGRAM,
@@ -70,7 +71,8 @@ pub struct Procedure {
     pub number: u32,
     /// How many opaque items, strings and arrays its arguments have: words that announce a length.
     pub lengths: usize,
-    /// Whether every call of it is answered.
+    /// Whether every call of it succeeds if its arguments can be decoded. Calls to be forwarded do not: CALLIT
+    /// (BCAST) is never answered, INDIRECT always refused with PROC_UNAVAIL.
     pub answered: bool,
     /// Arguments as an example, for the file or directory with this handle.
     pub example: fn(fh: &[u8]) -> Bytes,
@@ -89,7 +91,7 @@ macro_rules! procedures {
             version: $program::$version,
             number: $proc::$name.0,
             lengths: $lengths,
-            answered: !matches!($proc::$name.0, 5 if $program::PROGRAM == portmap::PROGRAM),
+            answered: !matches!($proc::$name.0, 5 | 10 if $program::PROGRAM == portmap::PROGRAM),
             example: |$fh: &[u8]| {
                 let example: $ty = $example;
                 xdr::to_bytes(&example)
@@ -201,7 +203,7 @@ pub const PROCEDURES: &[Procedure] = procedures! {
         PmapProc::PMAPPROC_UNSET, Mapping, 0, |_| mapping(400_000);
         PmapProc::PMAPPROC_GETPORT, Mapping, 0, |_| mapping(nfs3::PROGRAM);
         PmapProc::PMAPPROC_DUMP, (), 0, |_| ();
-        // Never answered when it fails (RFC 1833, section 3.2), and it always fails here.
+        // Never answered when it fails (RFC 1833, section 3.2), and it always fails here, whatever its arguments are.
         PmapProc::PMAPPROC_CALLIT, (), 0, |_| ();
     }
     nlm::V4 {
@@ -252,6 +254,56 @@ pub const PROCEDURES: &[Procedure] = procedures! {
             state: 3,
         };
     }
+    mount::V1 {
+        MountProc1::MOUNTPROC_NULL, (), 0, |_| ();
+        MountProc1::MOUNTPROC_MNT, mount::DirPath<'_>, 1, |_| "/lab".into();
+        MountProc1::MOUNTPROC_DUMP, (), 0, |_| ();
+        MountProc1::MOUNTPROC_UMNT, mount::DirPath<'_>, 1, |_| "/lab".into();
+        MountProc1::MOUNTPROC_UMNTALL, (), 0, |_| ();
+        MountProc1::MOUNTPROC_EXPORT, (), 0, |_| ();
+        MountProc1::MOUNTPROC_EXPORTALL, (), 0, |_| ();
+    }
+    mount::V2 {
+        MountProc1::MOUNTPROC_NULL, (), 0, |_| ();
+        MountProc1::MOUNTPROC_MNT, mount::DirPath<'_>, 1, |_| "/lab".into();
+        MountProc1::MOUNTPROC_DUMP, (), 0, |_| ();
+        MountProc1::MOUNTPROC_UMNT, mount::DirPath<'_>, 1, |_| "/lab".into();
+        MountProc1::MOUNTPROC_UMNTALL, (), 0, |_| ();
+        MountProc1::MOUNTPROC_EXPORT, (), 0, |_| ();
+        MountProc1::MOUNTPROC_EXPORTALL, (), 0, |_| ();
+        MountProc1::MOUNTPROC_PATHCONF, mount::DirPath<'_>, 1, |_| "/lab".into();
+    }
+    rpcbind::V3 {
+        RpcbProc::RPCBPROC_NULL, (), 0, |_| ();
+        RpcbProc::RPCBPROC_SET, Rpcb<'_>, 3, |_| rpcb(400_000);
+        RpcbProc::RPCBPROC_UNSET, Rpcb<'_>, 3, |_| rpcb(400_000);
+        RpcbProc::RPCBPROC_GETADDR, Rpcb<'_>, 3, |_| rpcb(nfs3::PROGRAM);
+        RpcbProc::RPCBPROC_DUMP, (), 0, |_| ();
+        RpcbProc::RPCBPROC_CALLIT, (), 0, |_| ();
+        RpcbProc::RPCBPROC_GETTIME, (), 0, |_| ();
+        RpcbProc::RPCBPROC_UADDR2TADDR, rpcbind::Text<'_>, 1, |_| "10.77.0.1.8.1".into();
+        RpcbProc::RPCBPROC_TADDR2UADDR, Netbuf<'_>, 1, |_| netbuf();
+    }
+    rpcbind::V4 {
+        RpcbProc::RPCBPROC_NULL, (), 0, |_| ();
+        RpcbProc::RPCBPROC_SET, Rpcb<'_>, 3, |_| rpcb(400_000);
+        RpcbProc::RPCBPROC_UNSET, Rpcb<'_>, 3, |_| rpcb(400_000);
+        RpcbProc::RPCBPROC_GETADDR, Rpcb<'_>, 3, |_| rpcb(nfs3::PROGRAM);
+        RpcbProc::RPCBPROC_DUMP, (), 0, |_| ();
+        RpcbProc::RPCBPROC_CALLIT, (), 0, |_| ();
+        RpcbProc::RPCBPROC_GETTIME, (), 0, |_| ();
+        RpcbProc::RPCBPROC_UADDR2TADDR, rpcbind::Text<'_>, 1, |_| "10.77.0.1.8.1".into();
+        RpcbProc::RPCBPROC_TADDR2UADDR, Netbuf<'_>, 1, |_| netbuf();
+        RpcbProc::RPCBPROC_GETVERSADDR, Rpcb<'_>, 3, |_| rpcb(nfs3::PROGRAM);
+        RpcbProc::RPCBPROC_INDIRECT, RpcbRmtcallargs<'_>, 1, |_| RpcbRmtcallargs {
+            prog: nfs3::PROGRAM,
+            vers: nfs3::V3,
+            proc: 0,
+            args: "".into(),
+        };
+        RpcbProc::RPCBPROC_GETADDRLIST, Rpcb<'_>, 3, |_| rpcb(nfs3::PROGRAM);
+        RpcbProc::RPCBPROC_GETSTAT, (), 0, |_| ();
+    }
 };
 
 fn name<'a>(dir: &'a [u8], name: &'a str) -> nfs3::Diropargs3<'a> {
@@ -274,6 +326,24 @@ fn mapping(prog: u32) -> Mapping {
         vers: 3,
         prot: IpProto::IPPROTO_TCP,
         port: 4000,
+    }
+}
+
+fn rpcb(r_prog: u32) -> Rpcb<'static> {
+    Rpcb {
+        r_prog,
+        r_vers: 3,
+        r_netid: "tcp".into(),
+        r_addr: "0.0.0.0.15.160".into(),
+        r_owner: "hostile".into(),
+    }
+}
+
+/// Port 2049 of 127.0.0.1 as Linux has it in memory, lower bytes first.
+fn netbuf() -> Netbuf<'static> {
+    Netbuf {
+        maxlen: 16,
+        buf: b"\x02\0\x08\x01\x7f\0\0\x01\0\0\0\0\0\0\0\0"[..].into(),
     }
 }
 

@@ -167,6 +167,11 @@ fn the_personalities_differ_as_measured() {
 }
 
 #[test]
+fn rpcinfo_and_showmount_print_what_there_is() {
+    Run::of("tools-see-everything", &[]).check();
+}
+
+#[test]
 fn an_interrupted_run_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

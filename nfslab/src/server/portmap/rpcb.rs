@@ -40,8 +40,10 @@ impl Registry {
             RpcbProc::RPCBPROC_GETVERSADDR => self.getaddr(asker, version, &get(r)?, Registry::exact, w),
             RpcbProc::RPCBPROC_DUMP => put_dump(&self.list(), w),
             RpcbProc::RPCBPROC_CALLIT => {
-                self.not_forwarded(asker, version, &get(r)?, false);
                 // As in version 2: no reply unless the call was forwarded and succeeded.
+                if let Ok(call) = get(r) {
+                    self.not_forwarded(asker, version, &call, false);
+                }
                 return Ok(false);
             }
             RpcbProc::RPCBPROC_INDIRECT => {
