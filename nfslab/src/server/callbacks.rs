@@ -4,14 +4,14 @@
 //! transport that the client used, then call there from the address that the client had called. A
 //! connection is kept for as long as it works.
 
+use super::portmap::port_of;
 use crate::capture::Capture;
 use nlm::request::Callback;
 use parking_lot::Mutex;
 use proto::nlm::NlmProc;
-use proto::portmap::{self, Mapping, PmapProc};
+use proto::portmap;
 use rpc::client::{CallError, Client, Identity, Options, Tap, Target};
 use rpc::msg::Transport;
-use rpc::xdr;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -107,23 +107,13 @@ impl Callbacks {
         server: IpAddr,
         version: u32,
     ) -> Result<Arc<Client>, CallbackError> {
-        let question = Mapping {
-            prog: proto::nlm::PROGRAM,
-            vers: version,
-            prot: super::portmap::ip_proto(transport),
-            port: 0,
-        };
         let mapper = SocketAddr::new(peer, portmap::PMAP_PORT);
         let ask = async {
             let client = Client::connect(transport, mapper, self.options(server)).await?;
-            let getport = Target::new(portmap::PROGRAM, portmap::V2, PmapProc::PMAPPROC_GETPORT.0);
-            let answer = client.call(getport, &question, PATIENCE).await?;
-            Ok(xdr::from_bytes::<u32>(&answer)?)
+            port_of(&client, transport, (proto::nlm::PROGRAM, version), PATIENCE).await
         };
-        let port = match u16::try_from(ask.await.map_err(CallbackError::PortMapper)?) {
-            Ok(0) | Err(_) => return Err(CallbackError::NotRegistered),
-            Ok(port) => port,
-        };
+        let found = ask.await.map_err(CallbackError::PortMapper)?;
+        let port = found.ok_or(CallbackError::NotRegistered)?;
         let client = Client::connect(transport, SocketAddr::new(peer, port), self.options(server))
             .await
             .map_err(|error| CallbackError::LockManager { port, error })?;

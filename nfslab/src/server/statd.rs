@@ -4,6 +4,7 @@
 //! when its modelled upcall has got through. News of a reboot goes back to it from here.
 
 use super::dispatch::{Answer, Incoming, Refusal};
+use super::portmap::port_of;
 use super::{Node, Service};
 use crate::events::What;
 use faults::{Direction, Exchange, Plan};
@@ -14,10 +15,10 @@ use nsm::notify::{Notified, Notify};
 use nsm::{Effect, Effects, Event, Monitor};
 use parking_lot::{Mutex, MutexGuard};
 use proto::nsm::{Mon, MonId, MyId, SM_PRIV_SIZE, SmName, SmProc, SmRes, StatChge};
-use proto::portmap::{self, Mapping, PmapProc};
+use proto::portmap;
 use rpc::client::{CallError, Client, Identity, Options, Tap, Target};
 use rpc::msg::{RpcError, Transport};
-use rpc::xdr::{self, Decode, Encode, Reader, Writer};
+use rpc::xdr::{Decode, Encode, Reader, Writer};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,15 +220,8 @@ async fn send(node: &Node, address: IpAddr, notify: &Notify) -> Notified {
     }
     let delivered = async {
         let ask = call(node, address, portmap::PMAP_PORT).await?;
-        let question = Mapping {
-            prog: proto::nsm::PROGRAM,
-            vers: proto::nsm::V1,
-            prot: super::portmap::ip_proto(Transport::Udp),
-            port: 0,
-        };
-        let getport = Target::new(portmap::PROGRAM, portmap::V2, PmapProc::PMAPPROC_GETPORT.0);
-        let port = xdr::from_bytes::<u32>(&ask.call(getport, &question, PATIENCE).await?)?;
-        let Some(port) = u16::try_from(port).ok().filter(|port| *port != 0) else {
+        let statd = (proto::nsm::PROGRAM, proto::nsm::V1);
+        let Some(port) = port_of(&ask, Transport::Udp, statd, PATIENCE).await? else {
             return Ok(Notified::NoMonitor);
         };
         let target = Target::new(proto::nsm::PROGRAM, proto::nsm::V1, SmProc::SM_NOTIFY.0);

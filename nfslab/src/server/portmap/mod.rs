@@ -7,11 +7,13 @@
 //! to us. CALLIT, BCAST and INDIRECT are never forwarded: rpcbind does it only if told to (`-r`), because
 //! the procedures amplify attacks and hide who is calling.
 
+mod ask;
 mod pmap;
 mod rpcb;
 mod stats;
 
-pub use pmap::ip_proto;
+pub use ask::port_of;
+use pmap::ip_proto;
 
 use faults::Service;
 use parking_lot::{Mutex, RwLock};

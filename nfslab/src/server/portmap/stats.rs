@@ -97,6 +97,16 @@ impl Stats {
         }
     }
 
+    /// How often a procedure has been called.
+    #[cfg(test)]
+    pub fn calls(&mut self, version: u32, procedure: usize) -> u32 {
+        let counters = self.version(version);
+        counters
+            .and_then(|v| v.calls.get(procedure))
+            .copied()
+            .unwrap_or_default()
+    }
+
     /// Appends the answer to GETSTAT.
     pub fn put(&self, w: &mut Writer) {
         RpcbStatByvers(self.0.each_ref().map(Version::stat)).encode(w);

@@ -251,3 +251,44 @@ fn nothing_is_forwarded_and_everything_is_counted() {
     let List(forwards) = v4.rmtinfo;
     assert_eq!((forwards[0].failure, forwards[0].indirect), (2, 1));
 }
+
+/// The question that callbacks and notifications ask, to a port mapper of each family: ours.
+#[tokio::test]
+async fn ports_are_asked_for_in_the_version_of_the_family() {
+    use crate::server::{Config, Ports, Server};
+    use rpc::client::{Client, Identity, Options};
+    let patience = std::time::Duration::from_secs(10);
+    for host in ["127.0.0.1", "::1"] {
+        let host: IpAddr = host.parse().unwrap();
+        let config = Config {
+            bind: host,
+            ports: Ports::AUTO,
+            ..Config::default()
+        };
+        let server = Server::start(config).await.unwrap();
+        let mapper = SocketAddr::new(host, server.port(Service::Portmap));
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let options = Options {
+                from: None,
+                identity: Identity::None,
+                first_xid: 1,
+                patience,
+                tap: None,
+            };
+            let client = Client::connect(transport, mapper, options).await.unwrap();
+            let ask = async |program| port_of(&client, transport, program, patience).await.unwrap();
+            assert_eq!(ask((NLM, 4)).await, Some(server.port(Service::Lockd)));
+            assert_eq!(ask((400_000, 1)).await, None);
+        }
+        let getport_or_getaddr = 3;
+        let version = if host.is_ipv4() { V2 } else { V4 };
+        let asked = server
+            .node()
+            .registry
+            .stats
+            .lock()
+            .calls(version, getport_or_getaddr);
+        assert_eq!(asked, 4, "in version {version}");
+        server.stop().await;
+    }
+}
