@@ -146,7 +146,7 @@ async fn a_file_is_mounted_made_and_locked_over_ipv6() {
     assert_eq!(xdr::from_bytes::<Exports<'_>>(&answer).unwrap().0.len(), 1);
 
     let nfs = find(&server, Transport::Tcp, host, (100_003, 3)).await;
-    let file = make_file(&connect(Transport::Tcp, nfs).await, &fhandle.0).await;
+    let file = make_file(&connect(Transport::Tcp, nfs).await, fhandle.0).await;
     let nlm = find(&server, Transport::Udp, host, (100_021, 4)).await;
     let args = LockArgs {
         cookie: "c".into(),

@@ -27,7 +27,8 @@ pub struct Serve {
     )]
     exports: Vec<ExportSpec>,
     /// standard (NFS 2049, MOUNT 20048, NLM 32803, NSM 32765, portmap 111), auto (free ones), or a list such
-    /// as nfs=2049,portmap=0 in which what is left out is standard and 0 is a free port.
+    /// as nfs=2049,portmap=0 in which what is left out is standard and 0 is a free port. With portmap=system the
+    /// programs are registered with the rpcbind of this host.
     #[arg(long, value_name = "PORTS", default_value = "standard")]
     ports: Ports,
     /// The HTTP control API: ADDR:PORT, unix:PATH or none.

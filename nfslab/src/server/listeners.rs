@@ -21,7 +21,11 @@ const TRIES: u32 = 32;
 
 /// Which port each service listens on; 0 takes a free one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports([u16; 5]);
+pub struct Ports {
+    numbers: [u16; 5],
+    /// `portmap=system`: port 111 belongs to the rpcbind of this host.
+    system: bool,
+}
 
 /// Port of MOUNT in the standard set.
 pub const MOUNT_PORT: u16 = 20048;
@@ -32,24 +36,38 @@ pub const NSM_PORT: u16 = 32765;
 
 impl Ports {
     /// The ports that administrators and firewalls expect.
-    pub const STANDARD: Ports = Ports([
-        proto::portmap::PMAP_PORT,
-        MOUNT_PORT,
-        proto::nfs3::NFS_PORT,
-        NLM_PORT,
-        NSM_PORT,
-    ]);
+    pub const STANDARD: Ports = Ports {
+        numbers: [
+            proto::portmap::PMAP_PORT,
+            MOUNT_PORT,
+            proto::nfs3::NFS_PORT,
+            NLM_PORT,
+            NSM_PORT,
+        ],
+        system: false,
+    };
     /// A free port for each.
-    pub const AUTO: Ports = Ports([0; 5]);
+    pub const AUTO: Ports = Ports {
+        numbers: [0; 5],
+        system: false,
+    };
+
+    /// Whether our programs are registered with the port mapper of this host, and none is ours.
+    pub fn system_portmap(&self) -> bool {
+        self.system
+    }
 
     /// The port of `service`.
     pub fn get(&self, service: Service) -> u16 {
         let index = Service::ALL.iter().position(|s| *s == service);
-        index.and_then(|i| self.0.get(i)).copied().unwrap_or_default()
+        index
+            .and_then(|i| self.numbers.get(i))
+            .copied()
+            .unwrap_or_default()
     }
 
     fn set(&mut self, service: Service, port: u16) {
-        for (slot, s) in self.0.iter_mut().zip(Service::ALL) {
+        for (slot, s) in self.numbers.iter_mut().zip(Service::ALL) {
             if s == service {
                 *slot = port;
             }
@@ -89,6 +107,10 @@ impl FromStr for Ports {
                 .ok_or_else(|| {
                     format!("no port is called '{name}': expected nfs, mount, nlm, nsm or portmap")
                 })?;
+            if (service, number) == (Service::Portmap, "system") {
+                ports.system = true;
+                continue;
+            }
             let number = number
                 .parse()
                 .map_err(|_| format!("'{number}' is not a port: expected 0 (a free one) to 65535"))?;
@@ -100,7 +122,10 @@ impl FromStr for Ports {
 
 impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = Service::ALL.map(|s| format!("{}={}", port_name(s), self.get(s)));
+        let parts = Service::ALL.map(|s| match s {
+            Service::Portmap if self.system => "portmap=system".to_owned(),
+            s => format!("{}={}", port_name(s), self.get(s)),
+        });
         f.write_str(&parts.join(","))
     }
 }
@@ -179,7 +204,13 @@ impl Listeners {
     pub fn bind(address: IpAddr, wanted: Ports) -> Result<(Listeners, BTreeMap<Service, Sockets>)> {
         let mut ports = wanted;
         let mut bound = BTreeMap::new();
+        if wanted.system && address.is_ipv6() {
+            bail!("--ports portmap=system registers IPv4 addresses only: --bind must be one");
+        }
         for service in Service::ALL {
+            if wanted.system && service == Service::Portmap {
+                continue;
+            }
             let sockets = Sockets::bind(address, service, wanted.get(service))?;
             ports.set(service, sockets.port()?);
             bound.insert(service, sockets);
@@ -261,6 +292,10 @@ mod tests {
             ports.to_string(),
             "portmap=1111,mount=20048,nfs=0,nlm=32803,nsm=32765"
         );
+        let ports: Ports = "nfs=0,portmap=system".parse().unwrap();
+        assert!(ports.system_portmap());
+        assert_eq!(ports.get(Service::Portmap), 111);
+        assert!("nfs=system".parse::<Ports>().is_err());
         assert!("lockd=1".parse::<Ports>().unwrap_err().contains("nlm"));
         assert!("nfs".parse::<Ports>().unwrap_err().contains("NAME=PORT"));
         assert!("nfs=70000".parse::<Ports>().unwrap_err().contains("65535"));

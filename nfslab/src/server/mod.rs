@@ -36,7 +36,7 @@ use listeners::Listeners;
 use locks::Locks;
 use nfsd::{Exports, Mount, Nfs3};
 use parking_lot::RwLock;
-use portmap::Registry;
+use portmap::{Registry, System};
 use rpc::msg::Transport;
 use serde::Serialize;
 use statd::Statd;
@@ -129,6 +129,8 @@ pub struct Node {
     faults: RwLock<Faults>,
     at_start: Conditions,
     registry: Registry,
+    /// With `--ports portmap=system`: the port mapper of this host.
+    system: Option<System>,
     exports: Arc<Exports>,
     nfs: Nfs3,
     mount: Mount,
@@ -179,6 +181,7 @@ impl Node {
             }),
             at_start: config.conditions,
             registry: Registry::default(),
+            system: config.ports.system_portmap().then(System::default),
             nfs: Nfs3::new(exports.clone(), verifier.to_be_bytes()),
             mount: Mount::new(exports.clone()),
             exports,
@@ -217,6 +220,46 @@ impl Node {
         }
     }
 
+    /// The same with the port mapper of this host, if that is the one.
+    async fn register_with_system(&self, service: Service, listeners: &Listeners) -> Result<()> {
+        let (program, versions) = programs(service);
+        match &self.system {
+            Some(system) => {
+                system
+                    .register(program, versions, listeners.ports().get(service))
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn withdraw_from_system(&self, service: Service) {
+        if let Some(system) = &self.system {
+            system.withdraw(programs(service).0).await;
+        }
+    }
+
+    /// Registers every service that listens with the port mapper of this host: all of them or none.
+    async fn register_all_with_system(&self, conditions: &Conditions) -> Result<()> {
+        let listeners = self.listeners()?;
+        let present = |(service, condition)| {
+            (service != Service::Portmap && condition != Condition::Absent).then_some(service)
+        };
+        for service in conditions.iter().filter_map(present) {
+            if let Err(error) = self.register_with_system(service, listeners).await {
+                self.withdraw_all_from_system().await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn withdraw_all_from_system(&self) {
+        for service in Service::ALL {
+            self.withdraw_from_system(service).await;
+        }
+    }
+
     /// How each service is, and where it listens.
     pub fn services(&self) -> Vec<ServiceView> {
         let conditions = self.faults.read().conditions;
@@ -236,14 +279,19 @@ impl Node {
     pub async fn set_condition(&self, service: Service, condition: Condition) -> Result<()> {
         let _alone = self.changing.lock().await;
         let listeners = self.listeners()?;
+        if service == Service::Portmap && self.system.is_some() {
+            bail!("the port mapper is the system's (--ports portmap=system), and stays as it is");
+        }
         if condition == Condition::Absent {
             self.registry.withdraw(service);
+            self.withdraw_from_system(service).await;
             self.faults.write().conditions.set(service, condition);
             listeners.close(service).await;
         } else {
             let door = self.door(service).context("the server is stopping")?;
             listeners.open(service, door)?;
             self.register(service, listeners);
+            self.register_with_system(service, listeners).await?;
             self.faults.write().conditions.set(service, condition);
         }
         self.event(What::condition(service, condition));
@@ -347,8 +395,12 @@ impl Server {
         for (service, condition) in config.conditions.iter().filter(|(_, c)| *c != Condition::Ok) {
             node.event(What::condition(service, condition));
         }
-        if let Some(path) = &config.ready_file {
-            write_ready(path, &addresses)?;
+        node.register_all_with_system(&config.conditions).await?;
+        if let Some(path) = &config.ready_file
+            && let Err(error) = write_ready(path, &addresses)
+        {
+            node.withdraw_all_from_system().await;
+            return Err(error);
         }
         Ok(server)
     }
@@ -433,6 +485,7 @@ impl Server {
 
     /// Stops: closes every socket, ends every task, writes out the capture, removes its files.
     pub async fn stop(mut self) {
+        self.node.withdraw_all_from_system().await;
         if let Some(listeners) = self.node.listeners.get() {
             listeners.close_all().await;
         }

@@ -11,9 +11,11 @@ mod ask;
 mod pmap;
 mod rpcb;
 mod stats;
+mod system;
 
 pub use ask::port_of;
 use pmap::ip_proto;
+pub use system::System;
 
 use faults::Service;
 use parking_lot::{Mutex, RwLock};

@@ -292,3 +292,33 @@ async fn ports_are_asked_for_in_the_version_of_the_family() {
         server.stop().await;
     }
 }
+
+/// A server of ours, without a lock service, plays the port mapper of the host.
+#[tokio::test]
+async fn programs_are_registered_with_the_port_mapper_of_the_host() {
+    use crate::server::{Config, Ports, Server};
+    let mut config = Config {
+        ports: Ports::AUTO,
+        ..Config::default()
+    };
+    config.conditions.set(Service::Lockd, faults::Condition::Absent);
+    let server = Server::start(config).await.unwrap();
+    let at = SocketAddr::new(here().peer.ip(), server.port(Service::Portmap));
+    let registry = &server.node().registry;
+    let (system, other) = (System::at(at), System::at(at));
+    system.register(NLM, &[1, 4], 9).await.unwrap();
+    system.register(NLM, &[1, 4], 9).await.unwrap();
+    for (version, netid) in [(1, Netid::Tcp), (4, Netid::Udp)] {
+        let address = registry.exact((NLM, version, netid));
+        assert_eq!(address.map(|address| address.port()), Some(9));
+    }
+    let error = other.register(NLM, &[3, 4], 10).await.unwrap_err().to_string();
+    assert!(error.contains("rpcinfo -d 100021 4"), "{error}");
+    assert_eq!(registry.exact((NLM, 3, Netid::Tcp)), None, "all or none");
+    assert!(registry.exact((NLM, 4, Netid::Tcp)).is_some(), "the first one's");
+    system.withdraw(NLM).await;
+    assert_eq!(registry.any_version((NLM, 4, Netid::Udp)), None);
+    server.stop().await;
+    let error = format!("{:#}", other.register(NLM, &[3], 10).await.unwrap_err());
+    assert!(error.contains("start rpcbind"), "{error}");
+}
