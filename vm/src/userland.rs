@@ -74,7 +74,7 @@ pub struct ExtraPackage {
     /// Its name: `fio`.
     pub name: String,
     /// Files or whole folders of it: `usr/bin/fio`, `usr/lib/git-core`. Given
-    /// none, the program `usr/bin/NAME`.
+    /// none, the program of the package's name, wherever it lies.
     pub paths: Vec<String>,
 }
 
@@ -87,9 +87,10 @@ impl ExtraPackage {
         }
     }
 
-    fn paths(&self) -> Vec<String> {
+    fn paths(&self, root: &Path) -> Vec<String> {
         match self.paths.as_slice() {
-            [] => vec![format!("usr/bin/{}", self.name)],
+            // What is not there is named where it is to be packed.
+            [] => vec![find_program(root, &self.name).unwrap_or_else(|| format!("usr/bin/{}", self.name))],
             given => given.iter().map(|p| p.trim_matches('/').to_owned()).collect(),
         }
     }
@@ -175,17 +176,19 @@ impl Userland {
     /// The files to pack: (where it lies here, where it shall lie there).
     pub(crate) fn files(&self) -> Result<Vec<(PathBuf, String)>> {
         let mut files = Vec::new();
-        for name in PROGRAMS {
-            let found = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|d| format!("{d}/{name}"));
-            if let Some(path) = found.into_iter().find(|p| self.sysroot.join(p).is_file()) {
-                files.push((self.sysroot.join(&path), path));
-            }
+        for path in PROGRAMS
+            .iter()
+            .filter_map(|name| find_program(&self.sysroot, name))
+        {
+            files.push((self.sysroot.join(&path), path));
         }
         for path in DATA.iter().filter(|p| self.sysroot.join(p).is_file()) {
             files.push((self.sysroot.join(path), (*path).to_owned()));
         }
-        for path in self.extras.packages.iter().flat_map(ExtraPackage::paths) {
-            collect(&self.sysroot, &path, &mut files)?;
+        for package in &self.extras.packages {
+            for path in package.paths(&self.sysroot) {
+                collect(&self.sysroot, &path, &mut files)?;
+            }
         }
         for file in &self.extras.host_files {
             files.push((file.source.clone(), file.target.trim_matches('/').to_owned()));
@@ -206,6 +209,12 @@ impl Userland {
             .map(str::to_owned)
             .collect())
     }
+}
+
+/// Where a program lies in a root.
+fn find_program(root: &Path, name: &str) -> Option<String> {
+    let found = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|d| format!("{d}/{name}"));
+    found.into_iter().find(|p| root.join(p).is_file())
 }
 
 /// A file, or everything under a folder.

@@ -34,6 +34,9 @@ pub struct Run {
     /// Boot this series in every guest, whatever the scenario says.
     #[arg(long, value_name = "SERIES")]
     kernel: Option<Series>,
+    /// Give a variable of the scenarios another value. Repeatable.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    variables: Vec<String>,
     /// For every hashed choice.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -86,9 +89,10 @@ impl Progress for Steps {
 pub fn prepare(
     cache: &Cache,
     series: impl IntoIterator<Item = Series>,
+    extras: &Extras,
 ) -> Result<(Userland, BTreeMap<String, Kernel>)> {
     let steps = Steps::new();
-    let userland = Userland::fetch(cache, &Extras::default(), &steps)?;
+    let userland = Userland::fetch(cache, extras, &steps)?;
     let mut fetched = BTreeMap::new();
     for series in series {
         fetched.insert(series.to_string(), kernels::fetch(cache, series, &steps)?);
@@ -98,10 +102,15 @@ pub fn prepare(
 
 impl Run {
     pub fn main(self, output: Output) -> Done {
+        let read = |path: &PathBuf| {
+            let mut scenario = Scenario::read(path)?;
+            self.variables.iter().try_for_each(|text| scenario.set(text))?;
+            Ok(scenario)
+        };
         let scenarios: Vec<Scenario> = self
             .scenarios
             .iter()
-            .map(|path| Scenario::read(path))
+            .map(read)
             .collect::<Result<_>>()
             .or_exit(Exit::Usage)?;
         if let Some(out) = &self.out {
@@ -152,7 +161,8 @@ impl Run {
                     .or_exit(Exit::Usage)?
             }
         };
-        let (userland, kernels) = prepare(&cache, series).or_exit(Exit::Skipped)?;
+        let extras = scenario.extras().or_exit(Exit::Skipped)?;
+        let (userland, kernels) = prepare(&cache, series, &extras).or_exit(Exit::Skipped)?;
         let namespace = vm::net::enter_namespace().or_exit(Exit::Skipped)?;
         let setting = Setting {
             namespace,
@@ -211,6 +221,7 @@ impl Run {
         if let Some(kernel) = &self.kernel {
             command.arg(format!("--kernel={kernel}"));
         }
+        command.args(self.variables.iter().map(|text| format!("--set={text}")));
         if let Some(pcap) = &self.pcap {
             command.arg("--pcap").arg(beside(pcap, &name.to_string_lossy()));
         }

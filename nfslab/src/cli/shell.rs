@@ -10,7 +10,7 @@ use nix::sys::termios::{self, SetArg, Termios};
 use std::io::{Read, Write};
 use tokio::sync::mpsc;
 use vm::net::{Namespace, SERVER};
-use vm::{Cache, EventKind, Guest, GuestConfig, Mount, Series};
+use vm::{Cache, EventKind, Extras, Guest, GuestConfig, Mount, Series};
 
 /// The label that the guest's shell has among its processes.
 const SHELL: &str = "shell";
@@ -51,7 +51,8 @@ impl Shell {
             })
             .or_exit(Exit::Usage)?;
         let cache = Cache::open().or_exit(Exit::Broken)?;
-        let (userland, mut kernels) = prepare(&cache, [self.kernel]).or_exit(Exit::Skipped)?;
+        let (userland, mut kernels) =
+            prepare(&cache, [self.kernel], &Extras::default()).or_exit(Exit::Skipped)?;
         let kernel = kernels.remove(&self.kernel.to_string());
         let kernel = kernel
             .ok_or_else(|| anyhow!("kernel {} is not fetched", self.kernel))

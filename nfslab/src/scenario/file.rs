@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use regex::Regex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vm::{ExtraPackage, Extras, HostFile};
 
 /// How long a step may take unless it says otherwise.
 pub const WITHIN: Duration = Duration::from_secs(30);
@@ -29,6 +30,9 @@ pub struct Scenario {
     /// How to mend it in real life.
     #[serde(default)]
     pub mend: String,
+    /// Shell variables for every script of it; `--set NAME=VALUE` overrides one.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
     /// The server.
     #[serde(default)]
     pub server: Server,
@@ -82,6 +86,45 @@ pub struct Client {
     /// Megabytes of memory.
     #[serde(default = "Client::memory")]
     pub memory_mib: u32,
+    /// Debian packages for it beyond the usual tools.
+    #[serde(default)]
+    pub packages: Vec<Package>,
+    /// Programs of this machine, copied to its `/usr/bin` with their libraries. A relative path starts at the
+    /// folder of the scenario's file.
+    #[serde(default)]
+    pub programs: Vec<PathBuf>,
+}
+
+/// A Debian package for a client.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Package {
+    /// `"fio"`: the program of that name.
+    Program(String),
+    /// `{ name = "git", paths = ["usr/bin/git", "usr/lib/git-core"] }`: what to take of it.
+    Paths(PackagePaths),
+}
+
+/// A package and what to take of it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackagePaths {
+    /// The package.
+    pub name: String,
+    /// Files and whole folders, as the package places them, without the first `/`.
+    pub paths: Vec<String>,
+}
+
+impl Package {
+    fn extra(&self) -> ExtraPackage {
+        match self {
+            Package::Program(name) => ExtraPackage::program(name),
+            Package::Paths(PackagePaths { name, paths }) => ExtraPackage {
+                name: name.clone(),
+                paths: paths.clone(),
+            },
+        }
+    }
 }
 
 impl Client {
@@ -398,7 +441,12 @@ impl Scenario {
     pub fn read(path: &Path) -> Result<Scenario> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Scenario::parse(&text).with_context(|| format!("in {}", path.display()))
+        let mut scenario = Scenario::parse(&text).with_context(|| format!("in {}", path.display()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for program in scenario.clients.iter_mut().flat_map(|c| &mut c.programs) {
+            *program = folder.join(&program);
+        }
+        Ok(scenario)
     }
 
     /// As [`read`](Self::read), from text.
@@ -420,7 +468,65 @@ impl Scenario {
         for (service, condition) in &scenario.server.services {
             check_condition(service, condition)?;
         }
+        scenario
+            .variables
+            .keys()
+            .try_for_each(|name| check_variable(name))?;
         Ok(scenario)
+    }
+
+    /// Gives a variable another value: `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// If the scenario has no variable of that name.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let (name, value) = assignment
+            .split_once('=')
+            .with_context(|| format!("'{assignment}' is not NAME=VALUE"))?;
+        let names = self.variables.keys().cloned().collect::<Vec<_>>().join(", ");
+        let variable = self
+            .variables
+            .get_mut(name)
+            .with_context(|| format!("\"{}\" has no variable '{name}': there are [{names}]", self.title))?;
+        value.clone_into(variable);
+        Ok(())
+    }
+
+    /// Its variables, as a shell assigns them.
+    pub fn assignments(&self) -> String {
+        let assign =
+            |(name, value): (&String, &String)| format!("{name}='{}'\n", value.replace('\'', r"'\''"));
+        self.variables.iter().map(assign).collect()
+    }
+
+    /// What its clients need beyond the usual tools. Every client gets what any of them asks for: they boot
+    /// one image.
+    ///
+    /// # Errors
+    /// If a program is not there, or is not a file.
+    pub fn extras(&self) -> Result<Extras> {
+        let mut extras = Extras::default();
+        for client in &self.clients {
+            for package in client.packages.iter().map(Package::extra) {
+                if !extras.packages.contains(&package) {
+                    extras.packages.push(package);
+                }
+            }
+            for source in &client.programs {
+                let name = source.file_name().filter(|_| source.is_file());
+                let name = name.with_context(|| {
+                    format!("client {}: there is no program {}", client.name, source.display())
+                })?;
+                let program = HostFile {
+                    source: source.clone(),
+                    target: format!("/usr/bin/{}", name.to_string_lossy()),
+                };
+                if !extras.host_files.contains(&program) {
+                    extras.host_files.push(program);
+                }
+            }
+        }
+        Ok(extras)
     }
 
     fn check(&self, verb: &Verb) -> Result<()> {
@@ -456,6 +562,14 @@ fn check_condition(service: &str, condition: &str) -> Result<()> {
     Ok(())
 }
 
+fn check_variable(name: &str) -> Result<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() || !name.chars().all(fits) {
+        bail!("'{name}' is no name for a shell variable");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,15 +583,46 @@ mod tests {
     #[test]
     fn every_scenario_of_the_project_can_be_read() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
-        let mut seen = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|e| e == "toml") {
-                Scenario::read(&path).unwrap();
-                seen += 1;
+        for folder in [folder.join("suites"), folder] {
+            let mut seen = 0;
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|e| e == "toml") {
+                    Scenario::read(&path).unwrap();
+                    seen += 1;
+                }
             }
+            assert!(seen > 0);
         }
-        assert!(seen > 0);
+    }
+
+    #[test]
+    fn clients_ask_for_programs() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.toml");
+        let ask = "packages = ['fio', { name = 'git', paths = ['usr/lib/git-core'] }]\nprograms = ['tool']\n\
+                   [[client]]\nname = 'web2'\npackages = ['fio']\n";
+        std::fs::write(&file, format!("step = []\n{HEAD}{ask}")).unwrap();
+        let scenario = Scenario::read(&file).unwrap();
+        let e = format!("{:#}", scenario.extras().unwrap_err());
+        assert!(e.contains("web1") && e.contains("tool"), "{e}");
+        std::fs::write(folder.path().join("tool"), "").unwrap();
+        let extras = scenario.extras().unwrap();
+        assert_eq!(extras.packages.len(), 2, "both ask for fio, which comes once");
+        assert_eq!(extras.packages[1].paths, ["usr/lib/git-core"]);
+        assert_eq!(extras.host_files[0].source, folder.path().join("tool"));
+        assert_eq!(extras.host_files[0].target, "/usr/bin/tool");
+    }
+
+    #[test]
+    fn variables_are_quoted_and_only_known_ones_are_set() {
+        let mut scenario =
+            Scenario::parse(&format!("step = []\nvariables = {{ seconds = '3' }}\n{HEAD}")).unwrap();
+        scenario.set("seconds=it's 5").unwrap();
+        assert_eq!(scenario.assignments(), "seconds='it'\\''s 5'\n");
+        let e = format!("{:#}", scenario.set("minutes=1").unwrap_err());
+        assert!(e.contains("minutes") && e.contains("seconds"), "{e}");
+        assert!(Scenario::parse(&format!("step = []\nvariables = {{ 'a b' = '3' }}\n{HEAD}")).is_err());
     }
 
     #[test]

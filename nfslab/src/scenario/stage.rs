@@ -192,7 +192,8 @@ impl Stage<'_> {
         let guest = self.guest(&start.on)?;
         for n in 1..=start.count {
             let label = format!("{}-{n}", start.label);
-            guest.spawn(&label, &format!("N={n}\n{}", start.script)).await?;
+            let script = format!("N={n}\n{}{}", self.scenario.assignments(), start.script);
+            guest.spawn(&label, &script).await?;
         }
         let processes = count(start.count as usize, "process");
         self.say(
@@ -205,7 +206,8 @@ impl Stage<'_> {
 
     async fn exec(&self, exec: &Exec, within: Duration) -> Result<String> {
         let started = Instant::now();
-        let output = self.guest(&exec.on)?.exec(&exec.script, within).await?;
+        let script = self.scenario.assignments() + &exec.script;
+        let output = self.guest(&exec.on)?.exec(&script, within).await?;
         let text = [output.stdout.trim(), output.stderr.trim()]
             .join("\n")
             .trim()
