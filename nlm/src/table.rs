@@ -146,6 +146,11 @@ impl LockTable {
         self.files.len()
     }
 
+    /// Whether there is any lock on the file.
+    pub fn has_locks(&self, fh: Fh<'_>) -> bool {
+        self.files.find(fh).is_some()
+    }
+
     /// The first lock of another owner that stands in the way: the one that begins first.
     pub fn conflict(&self, fh: Fh<'_>, owner: OwnerId, range: Range, kind: Kind) -> Option<Lock> {
         self.first_conflict(self.files.find(fh)?, &Wanted { owner, range, kind })

@@ -39,15 +39,27 @@ fn range_of(lock: &Nlm4Lock<'_>) -> Done<Range> {
     Range::from_wire(lock.l_offset, lock.l_len).map_err(|_| NotDone::Refused(Nlm4Stat::NLM4_FBIG))
 }
 
-fn file_of<'a>(lock: &Nlm4Lock<'a>, kind: Kind, files: &dyn Files) -> Done<Fh<'a>> {
-    match files.check(lock.fh.0, kind) {
-        FileCheck::Ok => Fh::new(lock.fh.0).ok_or(NotDone::Refused(Nlm4Stat::NLM4_STALE_FH)),
-        FileCheck::Refuse(stat) => refused(stat),
-        FileCheck::Drop => Err(NotDone::Dropped),
-    }
-}
-
 impl LockService {
+    /// The file of a request, if it can be locked.
+    ///
+    /// Linux's lockd keeps a file open for as long as there are locks on it, so its handle outlives its last
+    /// name. A client that removes a file before it gives its lock back would leak the lock otherwise.
+    fn file_of<'a>(&self, lock: &Nlm4Lock<'a>, kind: Kind, files: &dyn Files) -> Done<Fh<'a>> {
+        let fh = Fh::new(lock.fh.0).ok_or(NotDone::Refused(Nlm4Stat::NLM4_STALE_FH));
+        match files.check(lock.fh.0, kind) {
+            FileCheck::Ok => fh,
+            FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH) => fh.and_then(|fh| {
+                if self.table.has_locks(fh) {
+                    Ok(fh)
+                } else {
+                    refused(Nlm4Stat::NLM4_STALE_FH)
+                }
+            }),
+            FileCheck::Refuse(stat) => refused(stat),
+            FileCheck::Drop => Err(NotDone::Dropped),
+        }
+    }
+
     /// Carries out a request. Its peer need not be monitored if `upcall_done`.
     pub(super) fn execute(
         &mut self,
@@ -100,7 +112,7 @@ impl LockService {
         files: &dyn Files,
     ) -> Done<Option<Lock>> {
         let (range, kind) = (range_of(&args.alock)?, Kind::from_wire(args.exclusive));
-        let fh = file_of(&args.alock, kind, files)?;
+        let fh = self.file_of(&args.alock, kind, files)?;
         if self.in_grace(now) {
             return refused(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD);
         }
@@ -143,7 +155,7 @@ impl LockService {
         if unmonitored && self.personality.monitor == MonitorPolicy::BeforeFatal {
             return Err(NotDone::Upcall(peer));
         }
-        let fh = file_of(lock, kind, files)?;
+        let fh = self.file_of(lock, kind, files)?;
         if args.reclaim != self.in_grace(now) {
             return refused(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD);
         }
@@ -298,7 +310,7 @@ impl LockService {
             return refused(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD);
         }
         let (range, kind) = (range_of(&args.alock)?, Kind::from_wire(args.exclusive));
-        let fh = file_of(&args.alock, kind, files)?;
+        let fh = self.file_of(&args.alock, kind, files)?;
         let Some(owner) = self.owner_of(from, &args.alock) else {
             return Ok(Nlm4Stat::NLM4_GRANTED);
         };
@@ -332,7 +344,7 @@ impl LockService {
             return refused(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD);
         }
         let range = range_of(lock)?;
-        let fh = file_of(lock, Kind::Shared, files)?;
+        let fh = self.file_of(lock, Kind::Shared, files)?;
         let Some(owner) = self.owner_of(from, lock) else {
             return Ok(Nlm4Stat::NLM4_GRANTED);
         };

@@ -432,3 +432,17 @@ fn peers_are_listed_with_what_they_hold() {
             .all(|p| p.monitored.is_believed() && p.name.as_slice() == b"client")
     );
 }
+
+#[test]
+fn a_lock_on_a_removed_file_can_be_given_back() {
+    let mut lab = Lab::new("linux-6.1");
+    assert_eq!(lab.lock(asker(1, 1)), Nlm4Stat::NLM4_GRANTED);
+    assert_eq!(lab.lock(asker(1, 2)), Nlm4Stat::NLM4_BLOCKED);
+    lab.file = FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH);
+    assert_eq!(lab.cancel(asker(1, 2)), Nlm4Stat::NLM4_GRANTED);
+    assert_eq!(lab.unlock(asker(1, 1)), Nlm4Stat::NLM4_GRANTED);
+    assert!(lab.held().is_empty());
+    // With its last lock the file is gone for lockd too.
+    assert_eq!(lab.unlock(asker(1, 1)), Nlm4Stat::NLM4_STALE_FH);
+    assert_eq!(lab.lock(asker(1, 1)), Nlm4Stat::NLM4_STALE_FH);
+}
