@@ -37,8 +37,17 @@ pub(crate) fn interpreter(name: &str, data: &[u8]) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The libraries that it needs by name (`DT_NEEDED`). Empty when static.
-pub(crate) fn needed(name: &str, data: &[u8]) -> Result<Vec<String>> {
+/// What a program or library asks its loader for. Empty when static.
+#[derive(Debug, Default)]
+pub(crate) struct Needed {
+    /// Libraries by name (`DT_NEEDED`).
+    pub(crate) libraries: Vec<String>,
+    /// Folders in which to look first (`DT_RUNPATH`, `DT_RPATH`).
+    pub(crate) folders: Vec<String>,
+}
+
+/// Reads it.
+pub(crate) fn needed(name: &str, data: &[u8]) -> Result<Needed> {
     let file = parse(name, data)?;
     let endian = file.endian();
     let sections = file
@@ -46,15 +55,22 @@ pub(crate) fn needed(name: &str, data: &[u8]) -> Result<Vec<String>> {
         .sections(endian, data)
         .map_err(|e| malformed(name, &e))?;
     let Some((dynamic, link)) = sections.dynamic(endian, data).map_err(|e| malformed(name, &e))? else {
-        return Ok(Vec::new());
+        return Ok(Needed::default());
     };
     let strings = sections
         .strings(endian, data, link)
         .map_err(|e| malformed(name, &e))?;
-    let mut all = Vec::new();
-    for entry in dynamic.iter().filter(|d| d.tag(endian) == elf::DT_NEEDED) {
-        let library = entry.string(endian, strings).map_err(|e| malformed(name, &e))?;
-        all.push(String::from_utf8_lossy(library).into_owned());
+    let mut all = Needed::default();
+    for entry in dynamic {
+        let text = || {
+            let text = entry.string(endian, strings).map_err(|e| malformed(name, &e))?;
+            Ok::<_, Error>(String::from_utf8_lossy(text).into_owned())
+        };
+        match entry.tag(endian) {
+            elf::DT_NEEDED => all.libraries.push(text()?),
+            elf::DT_RUNPATH | elf::DT_RPATH => all.folders.extend(text()?.split(':').map(str::to_owned)),
+            _ => {}
+        }
     }
     Ok(all)
 }
@@ -123,7 +139,13 @@ mod tests {
     fn our_own_executable_needs_a_c_library() {
         let data = std::fs::read("/proc/self/exe").unwrap();
         assert!(is_elf(&data));
-        assert!(needed("self", &data).unwrap().iter().any(|l| l == "libc.so.6"));
+        assert!(
+            needed("self", &data)
+                .unwrap()
+                .libraries
+                .iter()
+                .any(|l| l == "libc.so.6")
+        );
         assert!(interpreter("self", &data).unwrap().unwrap().contains("ld-linux"));
     }
 

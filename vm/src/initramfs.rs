@@ -244,7 +244,10 @@ impl<'a> Libraries<'a> {
 
     /// Adds what this program needs, and what those need.
     fn needed_by(&mut self, name: &str, data: &[u8], root: Root) -> Result<()> {
-        let mut names = elf::needed(name, data)?;
+        let elf::Needed {
+            libraries: mut names,
+            folders,
+        } = elf::needed(name, data)?;
         if let Some(interpreter) = elf::interpreter(name, data)? {
             names.extend(
                 Path::new(&interpreter)
@@ -254,11 +257,13 @@ impl<'a> Libraries<'a> {
         }
         for library in names {
             if self.seen.insert(library.clone()) {
-                let path = self.find(&library, root).ok_or_else(|| Error::Missing {
-                    what: format!("library {library}, which {name} needs,"),
-                    mend: "it lies neither in the unpacked packages nor in the system's library folders"
-                        .into(),
-                })?;
+                let path = self
+                    .find(&library, root, &folders)
+                    .ok_or_else(|| Error::Missing {
+                        what: format!("library {library}, which {name} needs,"),
+                        mend: "it lies neither in the unpacked packages nor in the system's library folders"
+                            .into(),
+                    })?;
                 self.found.push((library, path.clone()));
                 self.needed_by(&path.display().to_string(), &read(&path)?, root)?;
             }
@@ -266,7 +271,8 @@ impl<'a> Libraries<'a> {
         Ok(())
     }
 
-    fn find(&self, library: &str, root: Root) -> Option<PathBuf> {
+    /// All libraries are packed into one folder, so a program's own `folders` matter only here.
+    fn find(&self, library: &str, root: Root, folders: &[String]) -> Option<PathBuf> {
         let first = if C_LIBRARY.contains(&library) {
             self.c_library
         } else {
@@ -276,7 +282,12 @@ impl<'a> Libraries<'a> {
             Root::Host => (self.host, self.packages),
             Root::Packages => (self.packages, self.host),
         };
-        find_library(first, library).or_else(|| find_library(second, library))
+        let absolute = folders.iter().filter_map(|f| f.strip_prefix('/'));
+        absolute
+            .map(|folder| first.join(folder).join(library))
+            .find(|path| path.is_file())
+            .or_else(|| find_library(first, library))
+            .or_else(|| find_library(second, library))
     }
 
     fn pack(self, image: &mut Image) -> Result<()> {
