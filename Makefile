@@ -29,6 +29,16 @@ kernels: deps build ## Run every scenario on further kernels: $(KERNELS)
 	$(NFSLAB) kernel fetch $(KERNELS)
 	for series in $(KERNELS); do $(NFSLAB) run --kernel $$series scenarios/*.toml || exit 1; done
 
+# File-system suites that come as crates, as NAME@VERSION; the others are Debian packages.
+SUITES = fsx@0.3.2 pjdfstest@0.2.2
+# What `make suites` runs, and its variables: `make suites SUITE=stress-ng SET="--set seconds=30"`.
+SUITE ?= *
+SET ?=
+.PHONY: suites
+suites: deps build ## Run file-system suites of others on a real kernel's mount
+	$(CARGO) install --quiet --locked --root target/suites $(SUITES)
+	$(NFSLAB) run $(SET) --report json=target/suites/report.json scenarios/suites/$(SUITE).toml
+
 .PHONY: build
 build: ## Build everything
 	@echo "== building =="
