@@ -10,6 +10,7 @@
 )]
 
 use bytes::Bytes;
+use nfslab_nfsd::tree::Tree;
 use nfslab_nfsd::{Caller, Cx, Export, Exports, MemConfig, MemFs, Nfs3};
 use proto::nfs3::*;
 use rpc::xdr::{Encode, Writer, to_bytes};

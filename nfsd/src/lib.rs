@@ -16,7 +16,9 @@
 //! - [`handle`]: file handles that cannot be guessed or forged;
 //! - [`perm`]: every rule about who may do what, in one place for all stores;
 //! - [`vfs`]: the trait a store implements, and the names' rules that are the same for all;
-//! - [`memfs`]: the in-memory store.
+//! - [`memfs`]: the in-memory store;
+//! - [`dirfs`]: the store on a real directory;
+//! - [`tree`]: files by path, for seeding a store and looking into it.
 //!
 //! # Invariants
 //!
@@ -28,15 +30,18 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod cx;
+pub mod dirfs;
 pub mod export;
 pub mod handle;
 pub mod memfs;
 pub mod mount;
 pub mod nfs3;
 pub mod perm;
+pub mod tree;
 pub mod vfs;
 
 pub use cx::{CallError, Caller, Cx, TCP_PAYLOAD, UDP_PAYLOAD};
+pub use dirfs::{DirError, DirFs};
 pub use export::{Export, ExportError, ExportOptions, Exports, Network, Squash};
 pub use memfs::{MemConfig, MemFs};
 pub use mount::Mount;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::memfs::{MemConfig, MemFs};
+use crate::tree::Tree;
 
 fn store(fsid: u64) -> Arc<MemFs> {
     Arc::new(MemFs::new(&MemConfig {

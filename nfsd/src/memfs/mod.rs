@@ -28,7 +28,6 @@ mod content;
 mod dir;
 mod inode;
 mod names;
-mod populate;
 mod rename;
 mod space;
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cx::Caller;
+use crate::tree::Tree;
 use crate::vfs::DirEntry;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,7 @@
 use super::*;
 use crate::export::ExportOptions;
 use crate::memfs::{MemConfig, MemFs};
+use crate::tree::Tree;
 use proto::nfs3::Nfstime3;
 use rpc::xdr::{from_bytes, to_bytes};
 

@@ -94,7 +94,7 @@ pub(super) fn good_args(lab: &Lab, procedure: u32) -> Vec<u8> {
 }
 
 pub(super) fn seeded() -> Lab {
-    let lab = lab();
+    let lab = mem_lab(&MemConfig::default(), ExportOptions::default());
     let owned = |path: &str| {
         lab.setattr(&lab.fh(path), |s| s.uid = Some(USER.uid));
     };

@@ -2,24 +2,68 @@
 
 use super::*;
 use crate::cx::Caller;
+use crate::dirfs::DirFs;
 use crate::export::{Export, ExportOptions};
 use crate::memfs::{MemConfig, MemFs};
+use crate::tree::Tree;
 use proto::nfs3::*;
 use rpc::xdr::{from_bytes, to_bytes};
 use std::sync::atomic::AtomicU32;
 
-mod attributes;
-mod data;
 mod hostile;
-mod list;
-mod make;
-mod names;
+mod memory;
 mod oracle;
 
-/// A server of one memfs, as one user at a time sees it.
+/// What every store must do (the files in `each`), on the store in memory.
+#[path = "each"]
+mod on_memfs {
+    use super::*;
+
+    fn lab() -> Lab {
+        lab_with(ExportOptions::default())
+    }
+
+    fn lab_with(options: ExportOptions) -> Lab {
+        mem_lab(&MemConfig::default(), options)
+    }
+
+    mod attributes;
+    mod data;
+    mod list;
+    mod make;
+    mod names;
+}
+
+/// The same on a real directory.
+#[expect(
+    clippy::duplicate_mod,
+    reason = "the tests are the same, what they get from super is not"
+)]
+#[path = "each"]
+mod on_dirfs {
+    use super::*;
+
+    fn lab() -> Lab {
+        lab_with(ExportOptions::default())
+    }
+
+    fn lab_with(options: ExportOptions) -> Lab {
+        dir_lab(options)
+    }
+
+    mod attributes;
+    mod data;
+    mod list;
+    mod make;
+    mod names;
+}
+
+/// A server of one store, as one user at a time sees it.
 struct Lab {
     nfs: Nfs3,
-    fs: Arc<MemFs>,
+    fs: Arc<dyn Vfs>,
+    /// The real directory, if it is one.
+    folder: Option<tempfile::TempDir>,
     caller: Caller<'static>,
     clock_s: AtomicU32,
 }
@@ -36,17 +80,32 @@ const OTHER: Caller<'static> = Caller {
 };
 const VERF: [u8; 8] = *b"verifier";
 
-fn lab() -> Lab {
-    lab_with(&MemConfig::default(), ExportOptions::default())
+fn mem_lab(config: &MemConfig, options: ExportOptions) -> Lab {
+    lab_of(Arc::new(MemFs::new(config)), None, options)
 }
 
-fn lab_with(config: &MemConfig, options: ExportOptions) -> Lab {
-    let fs = Arc::new(MemFs::new(config));
+/// A real directory that everyone may use; memory, if this process may not.
+fn dir_lab(options: ExportOptions) -> Lab {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+    match DirFs::open(folder.path(), 1) {
+        Ok(fs) => lab_of(Arc::new(fs), Some(folder), options),
+        Err(error @ crate::DirError::Privilege) => {
+            println!("skipped, on the store in memory instead: {error}");
+            mem_lab(&MemConfig::default(), options)
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn lab_of(fs: Arc<dyn Vfs>, folder: Option<tempfile::TempDir>, options: ExportOptions) -> Lab {
     let export = Export::new(1, "/lab", fs.clone()).with_options(options);
     let exports = Arc::new(Exports::new(&[9; 16], vec![export]).unwrap());
     Lab {
         nfs: Nfs3::new(exports, VERF),
         fs,
+        folder,
         caller: Caller::ROOT,
         clock_s: AtomicU32::new(1_000_000),
     }
@@ -211,5 +270,22 @@ fn made(reply: &[u8]) -> (Vec<u8>, Fattr3, WccData) {
     match from_bytes::<Create3Res<'_>>(reply).unwrap() {
         Create3Res::Ok(ok) => (ok.obj.unwrap().to_vec(), ok.obj_attributes.unwrap(), ok.dir_wcc),
         Create3Res::Err(status, _) => panic!("not made: {status}"),
+    }
+}
+
+fn link(lab: &Lab, file: &[u8], dir: &[u8], name: &str) -> Link3Res {
+    let args = Link3Args {
+        file: file.into(),
+        link: at(dir, name),
+    };
+    from_bytes(&lab.call(Nfs3Proc::NFSPROC3_LINK, &args)).unwrap()
+}
+
+fn create(lab: &Lab, name: &str, how: CreateHow3) -> Result<(Vec<u8>, Fattr3, WccData)> {
+    let root = lab.root();
+    let reply = lab.call(Nfs3Proc::NFSPROC3_CREATE, &create_args(&root, name, how));
+    match from_bytes_prefix(&reply) {
+        Nfsstat3::NFS3_OK => Ok(made(&reply)),
+        status => Err(status),
     }
 }

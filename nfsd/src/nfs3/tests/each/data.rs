@@ -21,22 +21,6 @@ fn what_was_written_is_read_with_its_attributes_and_verifier() {
 }
 
 #[test]
-fn the_first_read_after_a_change_sets_atime_and_no_other() {
-    let lab = lab();
-    let fh = lab.file(&lab.root(), "f", 0o600);
-    lab.write(&fh, 0, b"abc");
-    lab.read(&fh, 0, 1).unwrap();
-    let first = lab.attr(&fh);
-    assert!(first.atime > first.mtime);
-    lab.read(&fh, 0, 1).unwrap();
-    assert_eq!(lab.attr(&fh), first);
-    lab.clock_s.fetch_add(86_400, Relaxed);
-    lab.read(&fh, 0, 1).unwrap();
-    assert!(lab.attr(&fh).atime > first.atime);
-    assert_eq!(lab.attr(&fh).ctime, first.ctime);
-}
-
-#[test]
 fn a_read_is_cut_to_rtmax_and_a_write_to_wtmax() {
     let lab = lab();
     let fh = lab.file(&lab.root(), "f", 0o600);
@@ -61,7 +45,7 @@ fn writes_that_cannot_be() {
         data: b"abc"[..].into(),
     };
     let status = |args| lab.status(Nfs3Proc::NFSPROC3_WRITE, &args);
-    let (max, sync) = (i64::MAX as u64, StableHow::FILE_SYNC);
+    let (max, sync) = (lab.fs.limits().file_size_max, StableHow::FILE_SYNC);
     assert_eq!(status(args(0, 4, sync)), Nfsstat3::NFS3ERR_INVAL);
     assert_eq!(status(args(0, 2, sync)), Nfsstat3::NFS3ERR_INVAL);
     assert_eq!(status(args(0, u32::MAX, sync)), Nfsstat3::NFS3ERR_INVAL);
@@ -122,46 +106,4 @@ fn commit_tells_the_verifier_until_it_changes() {
     };
     assert_eq!(ok.verf, *b"restart!");
     assert_eq!(commit(&lab.root()).status(), Nfsstat3::NFS3ERR_ISDIR);
-}
-
-#[test]
-fn a_full_store_says_so_and_forgets_nothing() {
-    let config = MemConfig {
-        max_bytes: 16_384,
-        when_full: Nfsstat3::NFS3ERR_DQUOT,
-        ..MemConfig::default()
-    };
-    let lab = lab_with(&config, ExportOptions::default());
-    let fh = lab.file(&lab.root(), "f", 0o600);
-    assert_eq!(lab.write(&fh, 0, &[1; 12_288]).status(), Nfsstat3::NFS3_OK);
-    let over = lab.write(&fh, 12_287, &[2; 4096]);
-    assert_eq!(over.status(), Nfsstat3::NFS3ERR_DQUOT);
-    assert_eq!(lab.attr(&fh).size, 12_288);
-    assert_eq!(
-        lab.write(&fh, 0, &[3; 12_288]).status(),
-        Nfsstat3::NFS3_OK,
-        "overwriting costs nothing"
-    );
-    assert_eq!(lab.read(&fh, 12_287, 9), Ok((vec![3], true)));
-    lab.setattr(&fh, |s| s.size = Some(4096));
-    assert_eq!(lab.write(&fh, 4096, &[4; 8192]).status(), Nfsstat3::NFS3_OK);
-}
-
-#[test]
-fn read_data_goes_out_as_it_lies() {
-    let lab = lab();
-    let fh = lab.file(&lab.root(), "f", 0o600);
-    lab.write(&fh, 0, &[7; 1 << 17]);
-    let cx = Cx::local(Caller::ROOT, lab.now());
-    let args = Read3Args {
-        file: NfsFh3::from(&fh[..]),
-        offset: 0,
-        count: 1 << 17,
-    };
-    let pointers = || match lab.nfs.read(&cx, &args) {
-        ReadReply::Ok(read) => read.data.iter().map(|piece| piece.as_ptr()).collect::<Vec<_>>(),
-        ReadReply::Err(status, _) => panic!("{status}"),
-    };
-    assert_eq!(pointers().len(), 2);
-    assert_eq!(pointers(), pointers());
 }

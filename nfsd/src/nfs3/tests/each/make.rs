@@ -1,14 +1,5 @@
 use super::*;
 
-fn create(lab: &Lab, name: &str, how: CreateHow3) -> Result<(Vec<u8>, Fattr3, WccData)> {
-    let root = lab.root();
-    let reply = lab.call(Nfs3Proc::NFSPROC3_CREATE, &create_args(&root, name, how));
-    match from_bytes_prefix(&reply) {
-        Nfsstat3::NFS3_OK => Ok(made(&reply)),
-        status => Err(status),
-    }
-}
-
 #[test]
 fn create_brackets_the_directory() {
     let lab = lab();
@@ -217,28 +208,4 @@ fn names_that_cannot_be_made() {
         lab.status(Nfs3Proc::NFSPROC3_CREATE, &inside),
         Nfsstat3::NFS3ERR_NOTDIR
     );
-}
-
-#[test]
-fn inodes_run_out_and_come_back() {
-    let config = MemConfig {
-        max_files: 2,
-        ..MemConfig::default()
-    };
-    let lab = lab_with(&config, ExportOptions::default());
-    let root = lab.root();
-    lab.file(&root, "a", 0o600);
-    lab.dir(&root, "b", 0o700);
-    let full = create(&lab, "c", CreateHow3::Exclusive([1; 8]));
-    assert_eq!(full.err(), Some(Nfsstat3::NFS3ERR_NOSPC));
-    assert_eq!(
-        lab.rename((&root, "a"), (&root, "z")),
-        Nfsstat3::NFS3_OK,
-        "renaming needs no inode"
-    );
-    assert_eq!(
-        lab.status(Nfs3Proc::NFSPROC3_RMDIR, &at(&root, "b")),
-        Nfsstat3::NFS3_OK
-    );
-    assert!(create(&lab, "c", CreateHow3::Exclusive([1; 8])).is_ok());
 }

@@ -1,6 +1,5 @@
-//! Files by path, for seeding a tree and for looking into it. Root does it all.
+//! Files by path, for seeding a store and for looking into it. Root does it all.
 
-use super::MemFs;
 use crate::cx::{Caller, Cx};
 use crate::handle::FileKey;
 use crate::vfs::{NewNode, Result, Vfs};
@@ -23,9 +22,10 @@ fn mode(mode: u32) -> Sattr3 {
     }
 }
 
-impl MemFs {
+/// What can be done by path in every store.
+pub trait Tree: Vfs {
     /// The file at `path`, from the root; symbolic links are not followed.
-    pub fn at(&self, path: &str) -> Result<FileKey> {
+    fn at(&self, path: &str) -> Result<FileKey> {
         let cx = Cx::local(Caller::ROOT, Nfstime3::default());
         parts(path).try_fold(self.root(), |dir, part| {
             self.lookup(&cx, &dir, part.as_bytes()).map(|found| found.file)
@@ -33,7 +33,7 @@ impl MemFs {
     }
 
     /// Makes a directory and those above it, mode 0777; those that exist stay as they are.
-    pub fn make_dirs(&self, path: &str, now: Nfstime3) -> Result<FileKey> {
+    fn make_dirs(&self, path: &str, now: Nfstime3) -> Result<FileKey> {
         let cx = Cx::local(Caller::ROOT, now);
         parts(path).try_fold(self.root(), |dir, part| {
             match self.make(&cx, &dir, part.as_bytes(), &NewNode::Directory, &mode(0o777)) {
@@ -45,7 +45,7 @@ impl MemFs {
     }
 
     /// Makes a file of these bytes, mode 0666, and the directories above it; replaces what a file there held.
-    pub fn write_file(&self, path: &str, data: impl Into<Bytes>, now: Nfstime3) -> Result<FileKey> {
+    fn write_file(&self, path: &str, data: impl Into<Bytes>, now: Nfstime3) -> Result<FileKey> {
         let cx = Cx::local(Caller::ROOT, now);
         let (dir, name) = split(path);
         let dir = self.make_dirs(dir, now)?;
@@ -60,7 +60,7 @@ impl MemFs {
     }
 
     /// Makes a symbolic link and the directories above it.
-    pub fn write_symlink(&self, path: &str, text: &str, now: Nfstime3) -> Result<FileKey> {
+    fn write_symlink(&self, path: &str, text: &str, now: Nfstime3) -> Result<FileKey> {
         let cx = Cx::local(Caller::ROOT, now);
         let (dir, name) = split(path);
         let dir = self.make_dirs(dir, now)?;
@@ -71,7 +71,7 @@ impl MemFs {
     }
 
     /// All bytes of a file. Not for files larger than memory.
-    pub fn read_file(&self, path: &str) -> Result<Vec<u8>> {
+    fn read_file(&self, path: &str) -> Result<Vec<u8>> {
         let cx = Cx::local(Caller::ROOT, Nfstime3::default());
         let file = self.at(path)?;
         let mut data = Vec::new();
@@ -86,3 +86,5 @@ impl MemFs {
         }
     }
 }
+
+impl<T: Vfs + ?Sized> Tree for T {}

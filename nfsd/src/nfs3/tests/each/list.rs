@@ -39,6 +39,7 @@ fn a_listing_in_chunks_of_any_size_is_the_whole() {
         lab.file(&dir, &name, 0o600);
         expected.push(name);
     }
+    expected.sort();
     for count in [150, 151, 200, 333, 1000, 4096, u32::MAX] {
         let (mut names, mut cookie, mut verifier) = (Vec::new(), 0, [0; 8]);
         loop {
@@ -50,6 +51,8 @@ fn a_listing_in_chunks_of_any_size_is_the_whole() {
                 break;
             }
         }
+        // The order is the store's affair.
+        names.sort();
         assert_eq!(names, expected, "count {count}");
     }
 }
@@ -88,7 +91,10 @@ fn cookies_and_verifiers_of_other_directories() {
     assert_eq!(status(&other, 1, list.verifier), BAD);
     assert_eq!(status(&root, 1, [0xff; 8]), BAD);
     assert_eq!(status(&root, u64::MAX, list.verifier), BAD);
-    assert_eq!(status(&root, 4, list.verifier), BAD, "not yet given to an entry");
+    if lab.folder.is_none() {
+        // A real file system takes any number for a position.
+        assert_eq!(status(&root, 4, list.verifier), BAD, "not yet given to an entry");
+    }
     assert_eq!(status(&root, 0, [0xff; 8]), None);
     let file = lab.file(&root, "f", 0o600);
     assert_eq!(
@@ -118,17 +124,17 @@ fn readdirplus_brings_handles_and_attributes() {
         panic!("failed")
     };
     assert!(list.eof);
-    let handles: Vec<_> = list
-        .entries
-        .iter()
-        .map(|e| e.name_handle.unwrap().to_vec())
-        .collect();
-    assert_eq!(handles, [dir.clone(), root.clone(), file.clone()]);
-    for (entry, fh) in list.entries.iter().zip(&handles) {
+    for (name, fh) in [(&b"."[..], &dir), (b"..", &root), (b"f", &file)] {
+        let entry = list.entries.iter().find(|e| *e.name == *name).unwrap();
+        assert_eq!(entry.name_handle.unwrap().to_vec(), *fh);
         let attr = entry.name_attributes.unwrap();
-        assert_eq!((attr.fileid, attr.ftype), (entry.fileid, lab.attr(fh).ftype));
+        let now = lab.attr(fh);
+        // The listing itself may have set a directory's atime.
+        assert_eq!(
+            (attr.ftype, attr.fileid, attr.ctime),
+            (now.ftype, entry.fileid, now.ctime)
+        );
     }
-    assert_eq!(list.entries[2].name_attributes, Some(lab.attr(&file)));
 
     let entries = |reply: &[u8]| match from_bytes::<Readdirplus3Res<'_>>(reply).unwrap() {
         Readdirplus3Res::Ok(list) => Ok(list.entries.len()),

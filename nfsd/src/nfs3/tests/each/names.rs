@@ -2,14 +2,6 @@ use super::*;
 
 const OK: Nfsstat3 = Nfsstat3::NFS3_OK;
 
-fn link(lab: &Lab, file: &[u8], dir: &[u8], name: &str) -> Link3Res {
-    let args = Link3Args {
-        file: file.into(),
-        link: at(dir, name),
-    };
-    from_bytes(&lab.call(Nfs3Proc::NFSPROC3_LINK, &args)).unwrap()
-}
-
 fn rmdir(lab: &Lab, dir: &[u8], name: &str) -> Nfsstat3 {
     lab.status(Nfs3Proc::NFSPROC3_RMDIR, &at(dir, name))
 }
@@ -183,51 +175,4 @@ fn moving_a_directory_needs_the_right_to_change_it() {
         OK,
         "its parent stays the same"
     );
-}
-
-#[test]
-fn a_full_store_can_still_rename() {
-    let config = MemConfig {
-        max_bytes: 2 * 65,
-        ..MemConfig::default()
-    };
-    let lab = lab_with(&config, ExportOptions::default());
-    let root = lab.root();
-    lab.file(&root, "a", 0o600);
-    let fh = lab.file(&root, "b", 0o600);
-    assert_eq!(link(&lab, &fh, &root, "c").status(), Nfsstat3::NFS3ERR_NOSPC);
-    assert_eq!(lab.rename((&root, "a"), (&root, "c")), OK);
-    assert_eq!(lab.rename((&root, "c"), (&root, "cc")), Nfsstat3::NFS3ERR_NOSPC);
-    assert_eq!(lab.rename((&root, "c"), (&root, "b")), OK);
-    assert_eq!(lab.rename((&root, "b"), (&root, "bbb")), OK);
-}
-
-#[test]
-fn two_exports_are_two_file_systems() {
-    let fs = |fsid| {
-        let config = MemConfig {
-            fsid,
-            ..MemConfig::default()
-        };
-        Arc::new(MemFs::new(&config))
-    };
-    let (one, two) = (fs(1), fs(2));
-    one.write_file("f", "x", Nfstime3::default()).unwrap();
-    let list = vec![Export::new(1, "/one", one.clone()), Export::new(2, "/two", two)];
-    let exports = Arc::new(Exports::new(&[0; 16], list).unwrap());
-    let nfs = Nfs3::new(exports.clone(), VERF);
-    let cx = Cx::local(Caller::ROOT, Nfstime3::default());
-    let root = |name| exports.root_handle(name).unwrap();
-    let (from, to) = (root("/one"), root("/two"));
-    let rename = Rename3Args {
-        from: at(from.as_bytes(), "f"),
-        to: at(to.as_bytes(), "f"),
-    };
-    assert_eq!(nfs.rename(&cx, &rename).status(), Nfsstat3::NFS3ERR_XDEV);
-    let file = exports.seal(&exports.list()[0], &one.at("f").unwrap());
-    let link = Link3Args {
-        file: file.as_bytes().into(),
-        link: at(to.as_bytes(), "f"),
-    };
-    assert_eq!(nfs.link(&cx, &link).status(), Nfsstat3::NFS3ERR_XDEV);
 }
