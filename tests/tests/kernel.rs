@@ -168,6 +168,11 @@ fn a_second_client_waits_and_is_called_back() {
 }
 
 #[test]
+fn a_real_directory_is_served() {
+    Run::of("real-directory", &[]).check();
+}
+
+#[test]
 fn the_personalities_differ_as_measured() {
     Run::of("statd-absent-linux-5.0", &[]).check();
     Run::of("statd-absent-linux-6.1", &[]).check();

@@ -2,7 +2,7 @@
 
 use super::{Done, Exit, OrExit, runtime, told_to_stop};
 use crate::control::client::Endpoint;
-use crate::server::{Config, ControlAt, ExportSpec, Ports, Server, personalities};
+use crate::server::{Config, ControlAt, ExportSpec, POPULATE_EXAMPLE, Ports, Server, personalities};
 use anyhow::anyhow;
 use clap::Args;
 use std::net::IpAddr;
@@ -11,18 +11,19 @@ use std::time::Duration;
 
 /// Flags of `nfslab serve`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{POPULATE_EXAMPLE}"))]
 pub struct Serve {
     /// The address to listen on.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
     bind: IpAddr,
-    /// What can be mounted: a name, mem for a tree in memory, and options. Repeatable. The options: ro, rw,
-    /// root_squash, no_root_squash (the default), all_squash, anonuid=N and anongid=N (65534) as in exports(5);
-    /// max_bytes=SIZE (4G) and max_files=N (1048576), beyond which NFS3ERR_NOSPC is answered, or with dquot
-    /// NFS3ERR_DQUOT; clients=NETWORK+NETWORK… (addresses or address/prefix) for who may mount and use it.
+    /// What can be mounted: a name; mem for a tree in memory, or a directory that begins with '/' or '.' (as root);
+    /// and options. Repeatable. The options: ro, rw, root_squash, no_root_squash (the default), all_squash,
+    /// anonuid=N and anongid=N (65534) as in exports(5); for a tree in memory max_bytes=SIZE (4G) and max_files=N
+    /// (1048576), beyond which NFS3ERR_NOSPC is answered, or with dquot NFS3ERR_DQUOT;
+    /// clients=NETWORK+NETWORK… (addresses or address/prefix) for who may mount and use it.
     #[arg(
         long = "export",
-        value_name = "NAME=mem[,OPTION…]",
+        value_name = "NAME=mem|DIR[,OPTION…]",
         default_value = "/lab=mem"
     )]
     exports: Vec<ExportSpec>,
@@ -43,6 +44,13 @@ pub struct Serve {
     /// NLM grace period after the start.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     grace: u64,
+    /// Fill every export that is empty from FILE; see below.
+    #[arg(long, value_name = "FILE")]
+    populate: Option<PathBuf>,
+    /// The key of the file handles of exported directories, so that they survive a restart. Made if there is none.
+    /// [default: nfslab/handle-key in $XDG_STATE_HOME or ~/.local/state]
+    #[arg(long, value_name = "FILE")]
+    handle_key: Option<PathBuf>,
     /// Record every RPC as pcapng, with what was done to it.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -56,6 +64,7 @@ Examples:
   nfslab serve --ports auto --ready-file /tmp/nfslab.json
   nfslab serve --bind 10.0.0.5 --export /a=mem --export /b=mem
   nfslab serve --export /lab=mem,root_squash,max_bytes=1G,clients=10.0.0.0/8+192.168.1.5
+  nfslab serve --export /data=/srv/data             (a real directory, as root)
   mount -t nfs -o vers=3,tcp 127.0.0.1:/lab /mnt      (with the standard ports, as root)
 
 The control API on a running server (curl http://127.0.0.1:9049/v1/…):
@@ -86,6 +95,8 @@ impl Serve {
             grace: Duration::from_secs(self.grace),
             pcap: self.pcap,
             ready_file: self.ready_file,
+            handle_key: self.handle_key,
+            populate: self.populate,
             ..Config::default()
         };
         runtime()?.block_on(async {

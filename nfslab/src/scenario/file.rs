@@ -48,7 +48,7 @@ pub struct Scenario {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// As `--export`.
+    /// As `--export`; or `NAME=TMPDIR`, a real directory that is made for the run and removed after it.
     pub exports: Vec<String>,
     /// As `--personality`.
     pub personality: String,

@@ -12,13 +12,15 @@ use super::timeline::{Side, Timeline, Tone};
 use crate::clock::Clock;
 use crate::control::client::{Control, Endpoint};
 use crate::events::seconds;
-use crate::server::{Config, ControlAt, Ports, Server};
+use crate::server::{Config, ControlAt, ExportSpec, Ports, Server, StoreSpec};
 use anyhow::{Context, Result, anyhow};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 use vm::net::{Namespace, SERVER};
 use vm::{Guest, GuestConfig, Mount};
@@ -58,7 +60,8 @@ pub(super) type Shared = Arc<Mutex<Timeline>>;
 pub async fn run(scenario: &Scenario, setting: &Setting, timeline: Shared) -> Result<Verdict> {
     let started = Instant::now();
     tell::story(scenario, &timeline);
-    let server = Server::start(config(scenario, setting)?).await?;
+    let mut folders = Vec::new();
+    let server = Server::start(config(scenario, setting, &mut folders)?).await?;
     let tellers = &mut JoinSet::new();
     tellers.spawn(tell::server(server.node().events.since(0), timeline.clone()));
     tellers.spawn(tell::print(server.node().clock.clone(), timeline.clone()));
@@ -106,7 +109,8 @@ pub(super) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-fn config(scenario: &Scenario, setting: &Setting) -> Result<Config> {
+/// The server's configuration. `folders` keeps the directories that were made for this run; they go with it.
+fn config(scenario: &Scenario, setting: &Setting, folders: &mut Vec<TempDir>) -> Result<Config> {
     let personality = &scenario.server.personality;
     let mut config = Config {
         bind: SERVER.into(),
@@ -127,12 +131,31 @@ fn config(scenario: &Scenario, setting: &Setting) -> Result<Config> {
         .server
         .exports
         .iter()
-        .map(|text| text.parse().map_err(anyhow::Error::msg))
+        .map(|text| export(text, folders))
         .collect::<Result<_>>()?;
+    // What is made for a run needs no key that outlives it.
+    config.handle_key = folders.first().map(|folder| folder.path().join("handle-key"));
     for (service, condition) in &scenario.server.services {
         config.conditions.set(service.parse()?, condition.parse()?);
     }
     Ok(config)
+}
+
+/// An export as a scenario writes it: as `--export`, or `NAME=TMPDIR` for a real directory that is made for the run.
+fn export(text: &str, folders: &mut Vec<TempDir>) -> Result<ExportSpec> {
+    let Some(name) = text.strip_suffix("=TMPDIR") else {
+        return text.parse().map_err(anyhow::Error::msg);
+    };
+    let folder = tempfile::tempdir().context("cannot make a directory for TMPDIR")?;
+    let dir = folder.path().join("export");
+    std::fs::create_dir(&dir)?;
+    // As the root of a tree in memory: everybody's, as /tmp.
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o1777))?;
+    folders.push(folder);
+    Ok(ExportSpec {
+        store: StoreSpec::Dir(dir),
+        ..ExportSpec::mem(name)
+    })
 }
 
 /// A guest, and what it has said.

@@ -19,6 +19,10 @@ use rpc::xdr::{self, Reader, Writer};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Most calls that wait for a disk at one time, in threads and in line for one. Beyond that a connection waits itself,
+/// and so its peer.
+pub(super) const MAX_WAITING: usize = 1024;
+
 /// The way into one service: what its sockets hand their messages to.
 pub struct Door {
     node: Arc<Node>,
@@ -122,6 +126,42 @@ impl Door {
         }
     }
 
+    /// Has a call on a store that may wait for a disk handled by a thread that may wait, which sends the reply through
+    /// the origin. The order of a connection's calls is lost: they have no order (RFC 5531, section 9, leaves it to the
+    /// program, and NFS clients wait for a reply where they need one). False if too many wait already.
+    fn hand_over(&self, origin: &Arc<Origin>, message: &Bytes, plan: Plan, received: Duration) -> bool {
+        let Ok(place) = self.node.waiting.clone().try_acquire_owned() else {
+            return false;
+        };
+        let door = Door::new(self.node.clone(), self.service);
+        let (origin, message) = (origin.clone(), message.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut out = Writer::new();
+            // It was read once before, so this cannot fail.
+            if let Some(call) = reread(&origin, &message, received) {
+                door.answer(&call, plan, &mut out);
+            }
+            if !out.is_empty() {
+                origin.reply(out);
+            }
+            drop(place);
+        });
+        true
+    }
+
+    /// Handles a call, records the reply and sends it as planned.
+    fn answer(&self, call: &Incoming<'_>, plan: Plan, out: &mut Writer) -> Option<String> {
+        let mark = out.mark();
+        let status = self.execute(call, out)?;
+        let comment = comment(plan);
+        self.node
+            .capture_reply(call.origin, out, mark, comment.as_deref());
+        if let Plan::Delay(by) = plan {
+            self.put_off(call.origin, by, out, mark);
+        }
+        Some(status)
+    }
+
     /// Sends what `out` has got since `mark` later instead of now.
     fn put_off(&self, origin: &Arc<Origin>, by: Duration, out: &mut Writer, mark: xdr::Mark) {
         let reply = out.split_off(mark);
@@ -180,12 +220,7 @@ impl rpc::server::Service for Door {
             procedure: header.procedure,
             xid: header.xid,
         });
-        let comment = match plan {
-            Plan::Proceed => None,
-            Plan::Delay(by) => Some(format!("nfslab: answered {by:?} later")),
-            Plan::Drop => Some("nfslab: dropped, never answered".to_owned()),
-        };
-        self.capture_call(origin, &message, comment.as_deref());
+        self.capture_call(origin, &message, comment(plan).as_deref());
         let log = Logged::new(self.service, node, &call);
         if let Some(log) = &log {
             node.event(log.call(node, &call));
@@ -193,18 +228,42 @@ impl rpc::server::Service for Door {
         if plan == Plan::Drop {
             return Flow::Continue;
         }
-        let Some(status) = self.execute(&call, out) else {
+        if self.service == Service::Nfs
+            && node.nfs.may_block(&call.args)
+            && self.hand_over(origin, &message, plan, call.received)
+        {
             return Flow::Continue;
-        };
-        node.capture_reply(origin, out, mark, comment.as_deref());
-        if let Some(log) = log {
-            node.event(log.reply(node, &call, status));
         }
-        if let Plan::Delay(by) = plan {
-            self.put_off(origin, by, out, mark);
+        if let Some(status) = self.answer(&call, plan, out)
+            && let Some(log) = log
+        {
+            node.event(log.reply(node, &call, status));
         }
         Flow::Continue
     }
+}
+
+/// What a capture says of a call that is not simply answered.
+fn comment(plan: Plan) -> Option<String> {
+    match plan {
+        Plan::Proceed => None,
+        Plan::Delay(by) => Some(format!("nfslab: answered {by:?} later")),
+        Plan::Drop => Some("nfslab: dropped, never answered".to_owned()),
+    }
+}
+
+/// A call from its message; none if it is not one.
+fn reread<'a>(origin: &'a Arc<Origin>, message: &'a Bytes, received: Duration) -> Option<Incoming<'a>> {
+    let mut reader = Reader::new(message);
+    let header = CallHeader::read(&mut reader).ok()?;
+    let credential = Credential::parse(&header.cred).ok()?;
+    Some(Incoming {
+        origin,
+        header,
+        credential,
+        args: message.slice(reader.offset()..),
+        received,
+    })
 }
 
 impl Node {

@@ -1,24 +1,34 @@
-//! What can be mounted: `--export`, and the stores behind it.
+//! What can be mounted, as it is written: `--export NAME=STORE[,OPTION…]`. The stores are opened in
+//! [`stores`](super::stores).
 
-use anyhow::{Context, Result};
-use nfsd::{Export, ExportOptions, Exports, MemConfig, MemFs, Squash};
-use proto::nfs3::{Nfsstat3, Nfstime3};
+use nfsd::{ExportOptions, MemConfig, Squash};
+use proto::nfs3::Nfsstat3;
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What may follow the store, for messages. Names are those of exports(5) where it has them.
 const OPTIONS: &str = "ro, rw, root_squash, no_root_squash, all_squash, anonuid=N, anongid=N, max_bytes=SIZE \
      (as in 1G), max_files=N, dquot, clients=NETWORK+NETWORK…";
 
-/// An export on the command line: `NAME=mem[,OPTION…]`.
+/// What is behind an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreSpec {
+    /// A tree in memory, empty at the start and gone at the end.
+    Mem,
+    /// A real directory.
+    Dir(PathBuf),
+}
+
+/// An export on the command line: `NAME=STORE[,OPTION…]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportSpec {
     /// The name by which it is mounted: an absolute path.
     pub name: String,
+    /// What is behind it.
+    pub store: StoreSpec,
     /// To whom and as whom.
     pub options: ExportOptions,
-    /// `max_bytes`: how much the tree takes.
+    /// `max_bytes`: how much a tree in memory takes.
     pub max_bytes: u64,
     /// `max_files`: of how many files, directories and links.
     pub max_files: u64,
@@ -37,6 +47,7 @@ impl ExportSpec {
         } = MemConfig::default();
         ExportSpec {
             name: name.to_owned(),
+            store: StoreSpec::Mem,
             options: ExportOptions::default(),
             max_bytes,
             max_files,
@@ -73,22 +84,6 @@ impl ExportSpec {
         }
         Ok(())
     }
-
-    fn build(&self, id: u32, now: Duration) -> Export {
-        let store = MemFs::new(&MemConfig {
-            fsid: id.into(),
-            generation: now.as_nanos() as u64,
-            max_bytes: self.max_bytes,
-            max_files: self.max_files,
-            when_full: self.when_full,
-            now: Nfstime3 {
-                seconds: now.as_secs() as u32,
-                nseconds: now.subsec_nanos(),
-            },
-            ..MemConfig::default()
-        });
-        Export::new(id, &self.name, Arc::new(store)).with_options(self.options.clone())
-    }
 }
 
 fn number<T: FromStr>(text: &str, value: &str) -> Result<T, String> {
@@ -111,44 +106,34 @@ fn size(text: &str) -> Option<u64> {
 impl FromStr for ExportSpec {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (name, rest) = text
-            .split_once('=')
-            .ok_or_else(|| format!("'{text}' is not an export: expected NAME=mem, as in /lab=mem"))?;
+        let (name, rest) = text.split_once('=').ok_or_else(|| {
+            format!(
+                "'{text}' is not an export: expected NAME=mem or NAME=DIR, as in /lab=mem or /data=/srv/data"
+            )
+        })?;
         if !name.starts_with('/') || name.len() > proto::mount::MNTPATHLEN {
             return Err(format!(
                 "'{name}' is not a name for an export: it must begin with '/', as in /lab=mem"
             ));
         }
         let mut parts = rest.split(',');
-        match parts.next() {
-            Some("mem") => {}
+        let mut spec = ExportSpec::mem(name);
+        spec.store = match parts.next().unwrap_or_default() {
+            "mem" => StoreSpec::Mem,
+            dir if dir.starts_with(['/', '.']) => StoreSpec::Dir(dir.into()),
             store => {
                 return Err(format!(
-                    "cannot export '{}': only mem (a tree in memory) can be exported so far",
-                    store.unwrap_or_default()
+                    "cannot export '{store}': expected mem (a tree in memory), or a directory that begins with \
+                     '/' or '.' and has no comma in its name"
                 ));
             }
-        }
-        let mut spec = ExportSpec::mem(name);
+        };
         for part in parts {
             spec.option(part)
                 .map_err(|error| format!("export {name}: {error}"))?;
         }
         Ok(spec)
     }
-}
-
-/// The stores behind the exports, empty.
-///
-/// The key of the file handles is random, so that nobody can forge one; no choice depends on a handle's
-/// bytes, so that a run repeats all the same. The write verifier and the generation follow from the time: a
-/// restart loses a tree in memory, and clients must see that.
-pub fn build(specs: &[ExportSpec]) -> Result<Exports> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let list = specs.iter().zip(1u32..).map(|(spec, id)| spec.build(id, now));
-    let mut key = [0; 16];
-    getrandom::fill(&mut key).context("the system gives no random numbers")?;
-    Ok(Exports::new(&key, list.collect())?)
 }
 
 #[cfg(test)]
@@ -171,6 +156,14 @@ mod tests {
         assert_eq!("/lab=mem".parse(), Ok(ExportSpec::mem("/lab")));
         let all: ExportSpec = "/lab=mem,all_squash".parse().unwrap();
         assert_eq!(all.options.squash, Squash::All);
+    }
+
+    #[test]
+    fn a_store_is_memory_or_a_directory() {
+        let store = |text: &str| text.parse::<ExportSpec>().unwrap().store;
+        assert_eq!(store("/a=mem"), StoreSpec::Mem);
+        assert_eq!(store("/a=./mem"), StoreSpec::Dir("./mem".into()));
+        assert_eq!(store("/a=/srv/x=y,ro"), StoreSpec::Dir("/srv/x=y".into()));
     }
 
     #[test]

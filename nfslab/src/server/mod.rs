@@ -15,13 +15,17 @@
 mod callbacks;
 mod dispatch;
 mod exports;
+mod handle_key;
 mod listeners;
 mod locks;
+mod populate;
 mod portmap;
 mod statd;
+mod stores;
 
-pub use exports::ExportSpec;
+pub use exports::{ExportSpec, StoreSpec};
 pub use listeners::{MOUNT_PORT, NLM_PORT, NSM_PORT, Ports};
+pub use populate::EXAMPLE as POPULATE_EXAMPLE;
 
 use crate::capture::Capture;
 use crate::clock::Clock;
@@ -93,6 +97,10 @@ pub struct Config {
     pub pcap: Option<PathBuf>,
     /// Written once every listener accepts.
     pub ready_file: Option<PathBuf>,
+    /// Where the key of real directories' file handles is kept; by default in the user's state folder.
+    pub handle_key: Option<PathBuf>,
+    /// What every export has in it at the start.
+    pub populate: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -108,6 +116,8 @@ impl Default for Config {
             conditions: Conditions::default(),
             pcap: None,
             ready_file: None,
+            handle_key: None,
+            populate: None,
         }
     }
 }
@@ -137,6 +147,8 @@ pub struct Node {
     locks: Locks,
     statd: Statd,
     capture: Option<Arc<Capture>>,
+    /// Calls that may wait for a disk at one time.
+    waiting: Arc<tokio::sync::Semaphore>,
     listeners: OnceLock<Listeners>,
     /// Serialises changes of conditions, each of which opens or closes sockets.
     changing: tokio::sync::Mutex<()>,
@@ -168,7 +180,7 @@ impl Node {
             created.with_context(|| format!("cannot write the capture {} (--pcap)", path.display()))
         });
         let capture = capture.transpose()?.map(Arc::new);
-        let exports = Arc::new(exports::build(&config.exports)?);
+        let exports = Arc::new(stores::exports(config)?);
         let verifier = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -188,6 +200,7 @@ impl Node {
             locks: Locks::new(personality, grace, clock.now(), Callbacks::new(capture.clone())),
             statd: Statd::new(),
             capture,
+            waiting: Arc::new(tokio::sync::Semaphore::new(dispatch::MAX_WAITING)),
             listeners: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
             clock,
