@@ -156,12 +156,28 @@ fn runtime() -> Result<tokio::runtime::Runtime, Stopped> {
         .or_exit(Exit::Broken)
 }
 
-/// Completes when the user or the system wants the process to end.
-async fn told_to_stop() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
+/// The wish of the user or the system that the process end: SIGINT or SIGTERM.
+struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    /// From here on the signals do not end the process by themselves. Comes before anything that must be
+    /// cleaned up, and before anybody is told that we are ready.
+    fn listen() -> Result<Stop, Stopped> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Stop {
+            interrupt: signal(SignalKind::interrupt()).or_exit(Exit::Broken)?,
+            terminate: signal(SignalKind::terminate()).or_exit(Exit::Broken)?,
+        })
+    }
+
+    /// Completes when one of them comes.
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! touched; the namespace, the TAPs and the guests end with it. Several scenarios are several processes.
 
 use super::output::json;
-use super::{Done, Exit, OrExit, Output, Stopped, runtime, told_to_stop};
+use super::{Done, Exit, OrExit, Output, Stop, Stopped, runtime};
 use crate::scenario::file::Scenario;
 use crate::scenario::report::{self, Full, Verdict, Wanted};
 use crate::scenario::run::{Setting, run};
@@ -179,10 +179,11 @@ impl Run {
             Output::Json => Timeline::to_stderr(),
         }));
         let runtime = runtime()?;
+        let mut stop = runtime.block_on(async { Stop::listen() })?;
         let verdict = runtime.block_on(async {
             tokio::select! {
                 verdict = run(scenario, &setting, timeline.clone()) => verdict,
-                _ = told_to_stop() => Err(anyhow!("interrupted: no verdict")),
+                () = stop.told() => Err(anyhow!("interrupted: no verdict")),
             }
         });
         // Whatever the interrupted run still held (guests, sockets) is dropped with the runtime.

@@ -1,6 +1,6 @@
 //! `nfslab serve`.
 
-use super::{Done, Exit, OrExit, runtime, told_to_stop};
+use super::{Done, Exit, OrExit, Stop, runtime};
 use crate::control::client::Endpoint;
 use crate::server::{Config, ControlAt, ExportSpec, POPULATE_EXAMPLE, Ports, Server, personalities};
 use anyhow::anyhow;
@@ -100,9 +100,10 @@ impl Serve {
             ..Config::default()
         };
         runtime()?.block_on(async {
+            let mut stop = Stop::listen()?;
             let server = Server::start(config).await.or_exit(Exit::Failed)?;
             eprintln!("{}", server.greeting());
-            told_to_stop().await.or_exit(Exit::Broken)?;
+            stop.told().await;
             server.stop().await;
             Ok(Exit::Passed)
         })
