@@ -3,7 +3,8 @@
 //! A step has one verb. Some act (`start`, `run`, `service`, `forget`, `advance`), the others watch, and
 //! fail the scenario if what they wait for does not come `within` their time. None sleeps.
 
-use anyhow::{Context, Result, bail};
+use crate::server::ExportSpec;
+use anyhow::{Context, Result, anyhow, bail};
 use regex::Regex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -461,9 +462,7 @@ impl Scenario {
                 .with_context(|| format!("step \"{}\"", step.say))?;
         }
         for export in &scenario.server.exports {
-            export
-                .parse::<crate::server::ExportSpec>()
-                .map_err(|error| anyhow::anyhow!("exports: {error}"))?;
+            parse_export(export)?;
         }
         for (service, condition) in &scenario.server.services {
             check_condition(service, condition)?;
@@ -554,6 +553,20 @@ impl Scenario {
         let names: Vec<_> = self.clients.iter().map(|client| client.name.as_str()).collect();
         bail!("no client is called '{on}': there are {}", names.join(", "))
     }
+}
+
+/// An export as a scenario writes it: as `--export`, or with `TMPDIR` as its store for a real directory that is
+/// made for the run (then `true`).
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn parse_export(text: &str) -> Result<(ExportSpec, bool)> {
+    let marked = text.replacen("=TMPDIR", "=./TMPDIR", 1);
+    let spec = marked
+        .parse::<ExportSpec>()
+        .map_err(|error| anyhow!("exports: {error}"))?;
+    let made = marked != text;
+    Ok((spec, made))
 }
 
 fn check_condition(service: &str, condition: &str) -> Result<()> {

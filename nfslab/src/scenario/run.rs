@@ -4,7 +4,7 @@
 //! for is an event of the server or of a guest; only the state of a process has to be looked at again and
 //! again, because no kernel announces it.
 
-use super::file::{Client as ClientSpec, Scenario};
+use super::file::{Client as ClientSpec, Scenario, parse_export};
 use super::report::Verdict;
 use super::stage::Stage;
 use super::tell;
@@ -141,21 +141,19 @@ fn config(scenario: &Scenario, setting: &Setting, folders: &mut Vec<TempDir>) ->
     Ok(config)
 }
 
-/// An export as a scenario writes it: as `--export`, or `NAME=TMPDIR` for a real directory that is made for the run.
+/// An export, with the directory behind it if that is to be made for the run.
 fn export(text: &str, folders: &mut Vec<TempDir>) -> Result<ExportSpec> {
-    let Some(name) = text.strip_suffix("=TMPDIR") else {
-        return text.parse().map_err(anyhow::Error::msg);
-    };
-    let folder = tempfile::tempdir().context("cannot make a directory for TMPDIR")?;
-    let dir = folder.path().join("export");
-    std::fs::create_dir(&dir)?;
-    // As the root of a tree in memory: everybody's, as /tmp.
-    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o1777))?;
-    folders.push(folder);
-    Ok(ExportSpec {
-        store: StoreSpec::Dir(dir),
-        ..ExportSpec::mem(name)
-    })
+    let (mut spec, made) = parse_export(text)?;
+    if made {
+        let folder = tempfile::tempdir().context("cannot make a directory for TMPDIR")?;
+        let dir = folder.path().join("export");
+        std::fs::create_dir(&dir)?;
+        // As the root of a tree in memory: everybody's, as /tmp.
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o1777))?;
+        folders.push(folder);
+        spec.store = StoreSpec::Dir(dir);
+    }
+    Ok(spec)
 }
 
 /// A guest, and what it has said.
