@@ -308,3 +308,81 @@ fn every_short_sequence_agrees_with_the_model() {
         }
     }
 }
+
+/// One lock of the list model: owner, first byte, last byte, kind.
+type Held = (u32, u64, u64, Kind);
+
+/// Takes `first..=last` away from an owner in the list.
+fn cut(list: &mut Vec<Held>, owner: u32, first: u64, last: u64) {
+    let mut rest = Vec::new();
+    list.retain(|&(who, from, to, kind)| {
+        let hit = who == owner && from <= last && first <= to;
+        if hit && from < first {
+            rest.push((who, from, first - 1, kind));
+        }
+        if hit && to > last {
+            rest.push((who, last + 1, to, kind));
+        }
+        !hit
+    });
+    list.append(&mut rest);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The small file above fits into a node or two. Here some two thousand locks make a tree of three
+    /// levels, most of them shared and overlapping, some reaching far; the model is a plain list.
+    #[test]
+    fn a_deep_tree_agrees_with_a_list(
+        steps in prop::collection::vec((0..300_u32, 0..100_000_u64, 0..600_u64, 0..40_u8), 4_000),
+    ) {
+        let handle = Fh::new(b"deep").unwrap();
+        let (mut table, mut list) = (LockTable::new(), Vec::<Held>::new());
+        for (n, &(owner, first, len, what)) in steps.iter().enumerate() {
+            let len = if what == 0 { len * 100 } else { len / 8 };
+            let (last, id) = (first + len, OwnerId::from(owner));
+            let asked = Range::new(first, last).unwrap();
+            if what % 4 == 3 {
+                let _ = table.unset(handle, id, asked);
+                cut(&mut list, owner, first, last);
+                continue;
+            }
+            let kind = if what % 16 == 2 { Kind::Exclusive } else { Kind::Shared };
+            let in_the_way: Vec<u32> = list
+                .iter()
+                .filter(|(who, from, to, held)| {
+                    *who != owner && *from <= last && first <= *to && held.conflicts(kind)
+                })
+                .map(|(who, ..)| *who)
+                .collect();
+            match table.conflict(handle, id, asked, kind) {
+                None => prop_assert!(in_the_way.is_empty(), "step {}", n),
+                Some(lock) => {
+                    let known = in_the_way.iter().any(|who| lock.owner == OwnerId::from(*who));
+                    prop_assert!(known && lock.range.overlaps(asked), "step {}", n);
+                }
+            }
+            if table.lock(handle, id, asked, kind, Duration::ZERO).is_ok() {
+                cut(&mut list, owner, first, last);
+                list.push((owner, first, last, kind));
+            }
+            if n % 500 == 0 {
+                table.check().unwrap();
+            }
+        }
+        table.check().unwrap();
+        prop_assert!(table.len() > 1_000, "{} locks make no deep tree", table.len());
+        // The list does not merge, so the two are compared by how many bytes are locked.
+        let mut seen = 0;
+        table.page(None, usize::MAX, |_, lock| {
+            seen += lock.range.last() - lock.range.start() + 1;
+        });
+        prop_assert_eq!(seen, list.iter().map(|(_, from, to, _)| to - from + 1).sum::<u64>());
+        for owner in 0..300 {
+            table.release_owner(OwnerId::from(owner), |_, _| {});
+        }
+        prop_assert!(table.is_empty());
+        table.check().unwrap();
+    }
+}
