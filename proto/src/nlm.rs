@@ -1,13 +1,20 @@
 //! Network Lock Manager, program 100021 (XNFS C702, chapters 10 and 11; version 4: RFC 1813, appendix II).
 //!
 //! Version 4 is what every NFSv3 kernel client speaks: 64-bit ranges and file handles of up to 64 bytes.
-//! A lock covers `[l_offset, l_offset + l_len)`, and `l_len` 0 means to the end of the file.
+//! A lock covers `[l_offset, l_offset + l_len)`, and `l_len` 0 means to the end of the file. Versions 1 and 3,
+//! where they differ, are in [`v3`]; version 2 was never used.
+
+pub mod v3;
 
 use rpc::xdr::{self, Decode, Encode, Opaque, Reader, Writer};
 use rpc::{xdr_enum, xdr_struct};
 
 /// Program number.
 pub const PROGRAM: u32 = 100_021;
+/// The first version: 32-bit ranges, procedures 0 to 16.
+pub const V1: u32 = 1;
+/// Version 1 with SHARE, UNSHARE, NM_LOCK and FREE_ALL.
+pub const V3: u32 = 3;
 /// The version with 64-bit ranges.
 pub const V4: u32 = 4;
 
@@ -15,6 +22,8 @@ pub const V4: u32 = 4;
 pub const MAXSTRLEN: usize = 1024;
 /// `MAXNETOBJ_SZ`: the longest cookie, owner handle or file handle, in bytes.
 pub const MAXNETOBJ_SZ: usize = 1024;
+/// Bytes of the private value that SM_NOTIFY brings back.
+pub const PRIV_SIZE: usize = 16;
 
 /// `netobj`: an opaque identifier that its maker understands.
 pub type Netobj<'a> = Opaque<'a, MAXNETOBJ_SZ>;
@@ -234,5 +243,85 @@ xdr_struct! {
         name: CallerName<'a>,
         /// Its new state number.
         state: i32,
+    }
+}
+
+xdr_enum! {
+    /// `fsh_mode`: what a share reservation denies to others.
+    pub enum FshMode {
+        /// Nothing.
+        FSM_DN = 0,
+        /// Reading.
+        FSM_DR = 1,
+        /// Writing.
+        FSM_DW = 2,
+        /// Both.
+        FSM_DRW = 3,
+    }
+}
+
+xdr_enum! {
+    /// `fsh_access`: what a share reservation is wanted for.
+    pub enum FshAccess {
+        /// Nothing.
+        FSA_NONE = 0,
+        /// Reading.
+        FSA_R = 1,
+        /// Writing.
+        FSA_W = 2,
+        /// Both.
+        FSA_RW = 3,
+    }
+}
+
+xdr_struct! {
+    /// `nlm4_share`, and `nlm_share`, which looks the same: a DOS open with its share modes.
+    pub struct Share<'a> {
+        /// Name of the host that asks.
+        caller_name: CallerName<'a>,
+        /// The file.
+        fh: Netobj<'a>,
+        /// Owner handle: identifies the reservation within the host.
+        oh: Netobj<'a>,
+        /// What others may not do.
+        mode: FshMode,
+        /// What the owner does.
+        access: FshAccess,
+    }
+}
+
+xdr_struct! {
+    /// `nlm4_shareargs`, in all versions that have it.
+    pub struct ShareArgs<'a> {
+        /// Chosen by the caller, returned in the answer.
+        cookie: Netobj<'a>,
+        /// The reservation.
+        share: Share<'a>,
+        /// The client held it before the server restarted.
+        reclaim: bool,
+    }
+}
+
+xdr_struct! {
+    /// `nlm4_shareres`.
+    pub struct ShareRes<'a> {
+        /// The cookie of the call.
+        cookie: Netobj<'a>,
+        /// What came of it.
+        stat: Nlm4Stat,
+        /// Kept for older clients; nobody looks at it, and Linux sends 0.
+        sequence: i32,
+    }
+}
+
+xdr_struct! {
+    /// `nlm_sm_status`: the argument of SM_NOTIFY, with which statd tells lockd of a reboot.
+    pub struct SmStatus<'a> {
+        /// The host that restarted, as lockd had named it.
+        mon_name: CallerName<'a>,
+        /// Its new state number.
+        state: i32,
+        /// What lockd had given with SM_MON.
+        private: [u8; PRIV_SIZE],
     }
 }
