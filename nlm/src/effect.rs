@@ -5,7 +5,7 @@
 //! that is not simply an answer to a request.
 
 use crate::Now;
-use crate::hosts::HostKey;
+use crate::hosts::{HostKey, Private};
 use crate::range::{Kind, Range};
 use crate::request::{CallId, Callback, Reply};
 use crate::short::ShortBytes;
@@ -34,6 +34,8 @@ pub enum Effect {
         peer: IpAddr,
         /// What it calls itself.
         name: ShortBytes,
+        /// What the monitor is to bring back with the news of a reboot.
+        private: Private,
     },
     /// Have statd stop monitoring the peer (`SM_UNMON`). There is nothing to tell afterwards.
     Unmonitor {
@@ -261,7 +263,7 @@ pub enum Event {
         peer: IpAddr,
         /// What it calls itself.
         name: ShortBytes,
-        /// Locks that were freed.
+        /// Locks and share reservations that were freed.
         freed: usize,
         /// Waiting requests that were dropped.
         dropped: usize,
@@ -270,14 +272,14 @@ pub enum Event {
     FreedAll {
         /// The peer.
         peer: IpAddr,
-        /// Locks that were freed.
+        /// Locks and share reservations that were freed.
         freed: usize,
         /// Waiting requests that were dropped.
         dropped: usize,
     },
     /// The lock service forgot everything, as after a reboot.
     ServerRebooted {
-        /// Locks that were lost.
+        /// Locks and share reservations that were lost.
         lost: usize,
         /// Calls that will never be answered.
         unanswered: usize,

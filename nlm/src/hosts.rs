@@ -89,8 +89,11 @@ pub(crate) struct Peer {
     pub(crate) monitored: Monitored,
     /// Its state number according to the latest SM_NOTIFY.
     pub(crate) state: Option<i32>,
+    /// Which one it is of all that this service ever knew; not 0.
+    pub(crate) serial: u64,
     pub(crate) locks: usize,
     pub(crate) waits: usize,
+    pub(crate) shares: usize,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,13 @@ pub(crate) struct Hosts {
     /// Never iterated, and its hash is fixed.
     by_key: HashMap<HostKey, HostId, FxBuildHasher>,
     by_address: BTreeMap<IpAddr, PeerId>,
+    last_serial: u64,
 }
+
+/// What the lock service gives to the status monitor with a peer's name, and by which alone it knows the
+/// peer again (`priv` of SM_MON and SM_NOTIFY). Linux puts a time and a pointer into it, which mean as
+/// little to anyone else.
+pub type Private = [u8; proto::nlm::PRIV_SIZE];
 
 impl Hosts {
     pub(crate) fn new() -> Self {
@@ -115,7 +124,36 @@ impl Hosts {
             peers: Arena::new(),
             by_key: HashMap::default(),
             by_address: BTreeMap::new(),
+            last_serial: 0,
         }
+    }
+
+    /// None, but with serial numbers that go on: what the status monitor was given before a restart must not
+    /// name another peer after it.
+    pub(crate) fn emptied(&self) -> Self {
+        Hosts {
+            last_serial: self.last_serial,
+            ..Hosts::new()
+        }
+    }
+
+    /// What names this peer to the status monitor.
+    pub(crate) fn private(&self, id: PeerId) -> Private {
+        let serial = self.peers.at(id).serial.to_be_bytes();
+        let place = u64::from(id.0).to_be_bytes();
+        let mut private = Private::default();
+        let bytes = serial.into_iter().chain(place);
+        private.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        private
+    }
+
+    /// The peer that was given this name, if it is known still.
+    pub(crate) fn peer_by_private(&self, private: &Private) -> Option<PeerId> {
+        let (serial, place) = private.split_first_chunk()?;
+        let place = u64::from_be_bytes(place.try_into().ok()?);
+        let id = PeerId(u32::try_from(place).ok()?);
+        let peer = self.peers.get(id)?;
+        (peer.serial == u64::from_be_bytes(*serial)).then_some(id)
     }
 
     pub(crate) fn find(&self, key: &HostKey) -> Option<HostId> {
@@ -138,13 +176,16 @@ impl Hosts {
         let peer = match self.by_address.get(&key.peer) {
             Some(peer) => *peer,
             None => {
+                self.last_serial += 1;
                 let peer = self.peers.insert(Peer {
+                    serial: self.last_serial,
                     address: key.peer,
                     name: name.into(),
                     monitored: Monitored::No,
                     state: None,
                     locks: 0,
                     waits: 0,
+                    shares: 0,
                 });
                 self.by_address.insert(key.peer, peer);
                 peer

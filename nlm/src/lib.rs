@@ -10,6 +10,7 @@
 //! - [`range`]: which bytes, and how;
 //! - [`table`]: who holds what (POSIX lock semantics, logarithmic in everything);
 //! - [`waiters`]: who waits for what, and `deadlock`: who would wait for ever;
+//! - [`shares`]: who has a file open, and what that denies to others (DOS share modes);
 //! - [`hosts`] and `owners`: what makes two requests the same owner's;
 //! - [`upcall`]: what happens while the status monitor is asked;
 //! - [`service`]: the lock manager itself, with its one worker;
@@ -31,6 +32,7 @@ pub mod personality;
 pub mod range;
 pub mod request;
 pub mod service;
+pub mod shares;
 pub mod short;
 pub mod table;
 pub mod upcall;

@@ -11,6 +11,9 @@ pub const HELD_LOCKS: usize = 16_000_000;
 /// Requests that wait for a lock. Beyond it a blocking LOCK is answered NLM4_DENIED_NOLOCKS.
 pub const WAITERS: usize = 131_072;
 
+/// Share reservations. Beyond it SHARE is answered NLM4_DENIED_NOLOCKS.
+pub const SHARES: usize = 65_536;
+
 /// Hosts (a host is a peer address with a transport, a version and a server address) and, apart from
 /// them, caller names. Beyond it, those without locks are forgotten; if there are none, LOCK is answered
 /// NLM4_DENIED_NOLOCKS.

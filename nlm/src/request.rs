@@ -3,11 +3,14 @@
 //! A [`Request`] borrows from the received record, so that a call which can be answered at once costs no
 //! copy. One that has to wait for a worker is copied (`Queued`).
 
-use crate::hosts::HostKey;
+use crate::hosts::{HostKey, Private};
 use crate::range::{Kind, Range};
 use crate::short::ShortBytes;
 use crate::table::Handle;
-use proto::nlm::{CancelArgs, LockArgs, Netobj, Nlm4Lock, Nlm4Stat, Res, TestArgs, TestRes, UnlockArgs};
+use proto::nlm::{
+    CancelArgs, FshAccess, FshMode, LockArgs, Netobj, Nlm4Lock, Nlm4Stat, Res, Share, ShareArgs, SmStatus,
+    TestArgs, TestRes, UnlockArgs,
+};
 use std::net::IpAddr;
 
 /// A call, as the driver names it. Every copy of a retransmitted call is a call of its own.
@@ -26,7 +29,8 @@ pub struct Call<'a> {
 }
 
 /// What is asked. The asynchronous forms (LOCK_MSG and so on) are the same requests; the driver sends
-/// their answers as calls. SHARE and UNSHARE will stand here when they are built.
+/// their answers as calls. Versions 1 and 3 are the same requests too: the driver widens the ranges, and
+/// narrows the answers.
 #[derive(Debug, Clone, Copy)]
 pub enum Request<'a> {
     /// NLM_NULL.
@@ -41,8 +45,18 @@ pub enum Request<'a> {
     Cancel(CancelArgs<'a>),
     /// NLM_UNLOCK.
     Unlock(UnlockArgs<'a>),
+    /// NLM_GRANTED: this is a server and waits for no lock, so it is denied.
+    Granted,
     /// NLM_GRANTED_RES.
     GrantedRes(Res<'a>),
+    /// NLM_TEST_RES to NLM_UNLOCK_RES: nothing was asked to which they could be the answer.
+    OtherRes,
+    /// NLM_SM_NOTIFY. Whether the caller may say so is the driver's to know.
+    SmNotify(SmStatus<'a>),
+    /// NLM_SHARE.
+    Share(ShareArgs<'a>),
+    /// NLM_UNSHARE.
+    Unshare(ShareArgs<'a>),
     /// NLM_FREE_ALL. Its arguments do not matter: what the sender's address holds is freed.
     FreeAll,
 }
@@ -57,7 +71,12 @@ impl Request<'_> {
             Request::NmLock(_) => "NM_LOCK",
             Request::Cancel(_) => "CANCEL",
             Request::Unlock(_) => "UNLOCK",
+            Request::Granted => "GRANTED",
             Request::GrantedRes(_) => "GRANTED_RES",
+            Request::OtherRes => "RES",
+            Request::SmNotify(_) => "SM_NOTIFY",
+            Request::Share(_) => "SHARE",
+            Request::Unshare(_) => "UNSHARE",
             Request::FreeAll => "FREE_ALL",
         }
     }
@@ -66,11 +85,13 @@ impl Request<'_> {
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// To LOCK, NM_LOCK, CANCEL and UNLOCK.
+    /// To LOCK, NM_LOCK, CANCEL, UNLOCK and GRANTED.
     Stat(Nlm4Stat),
     /// To TEST.
     Test(TestReply),
-    /// To NULL, GRANTED_RES and FREE_ALL.
+    /// To SHARE and UNSHARE.
+    Share(Nlm4Stat),
+    /// To NULL, the answers (`_RES`), SM_NOTIFY and FREE_ALL.
     Void,
 }
 
@@ -171,6 +192,8 @@ pub enum PeerSelector {
     Address(IpAddr),
     /// Every one that calls itself so.
     Name(String),
+    /// The one that the status monitor was given under this name.
+    Private(Private),
 }
 
 /// Work that waits for a worker.
@@ -220,11 +243,31 @@ pub(crate) enum OwnedRequest {
     Unlock {
         lock: OwnedLock,
     },
+    Granted,
     GrantedRes {
         cookie: ShortBytes,
         stat: Nlm4Stat,
     },
+    OtherRes,
+    SmNotify {
+        state: i32,
+        private: Private,
+    },
+    Share {
+        give_back: bool,
+        reclaim: bool,
+        share: OwnedShare,
+    },
     FreeAll,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct OwnedShare {
+    caller_name: ShortBytes,
+    fh: ShortBytes,
+    oh: ShortBytes,
+    mode: FshMode,
+    access: FshAccess,
 }
 
 #[derive(Debug, Clone)]
@@ -273,6 +316,17 @@ impl From<&Request<'_>> for OwnedRequest {
             state: a.state,
             lock: (&a.alock).into(),
         };
+        let share = |give_back, a: &ShareArgs<'_>| OwnedRequest::Share {
+            give_back,
+            reclaim: a.reclaim,
+            share: OwnedShare {
+                caller_name: a.share.caller_name.0.into(),
+                fh: a.share.fh.0.into(),
+                oh: a.share.oh.0.into(),
+                mode: a.share.mode,
+                access: a.share.access,
+            },
+        };
         match request {
             Request::Null => OwnedRequest::Null,
             Request::Test(a) => OwnedRequest::Test {
@@ -289,10 +343,18 @@ impl From<&Request<'_>> for OwnedRequest {
             Request::Unlock(a) => OwnedRequest::Unlock {
                 lock: (&a.alock).into(),
             },
+            Request::Granted => OwnedRequest::Granted,
             Request::GrantedRes(a) => OwnedRequest::GrantedRes {
                 cookie: a.cookie.0.into(),
                 stat: a.stat,
             },
+            Request::OtherRes => OwnedRequest::OtherRes,
+            Request::SmNotify(a) => OwnedRequest::SmNotify {
+                state: a.state,
+                private: a.private,
+            },
+            Request::Share(a) => share(false, a),
+            Request::Unshare(a) => share(true, a),
             Request::FreeAll => OwnedRequest::FreeAll,
         }
     }
@@ -344,6 +406,35 @@ impl OwnedRequest {
                 cookie,
                 alock: lock.borrow(),
             }),
+            OwnedRequest::Granted => Request::Granted,
+            OwnedRequest::OtherRes => Request::OtherRes,
+            OwnedRequest::SmNotify { state, private } => Request::SmNotify(SmStatus {
+                mon_name: Netobj::default(),
+                state: *state,
+                private: *private,
+            }),
+            OwnedRequest::Share {
+                give_back,
+                reclaim,
+                share,
+            } => {
+                let args = ShareArgs {
+                    cookie,
+                    share: Share {
+                        caller_name: share.caller_name.as_slice().into(),
+                        fh: share.fh.as_slice().into(),
+                        oh: share.oh.as_slice().into(),
+                        mode: share.mode,
+                        access: share.access,
+                    },
+                    reclaim: *reclaim,
+                };
+                if *give_back {
+                    Request::Unshare(args)
+                } else {
+                    Request::Share(args)
+                }
+            }
             OwnedRequest::GrantedRes { cookie, stat } => Request::GrantedRes(Res {
                 cookie: cookie.as_slice().into(),
                 stat: *stat,

@@ -1,4 +1,4 @@
-//! The server side of NLM version 4 (XNFS C702, chapter 10; RFC 1813, appendix II) as a state machine.
+//! The server side of NLM (XNFS C702, chapter 10; version 4: RFC 1813, appendix II) as a state machine.
 //!
 //! A [`LockService`] is what lockd is to a Linux server: it has the lock table, the requests that wait,
 //! the peers that are monitored, and *one worker*. While the worker is kept, by a monitor upcall or by a
@@ -43,11 +43,12 @@
 //! else's lock in its way; an owner is known as long as it holds or waits and no longer; the counts kept
 //! with owners and peers are right.
 //!
-//! Read next: `worker` (what keeps a call), `procedures` (what a call does), `grants` (what happens when
+//! Read next: `worker` (what keeps a call), `procedures` and `sharing` (what a call does), `grants` (what happens when
 //! a lock comes free), `view` (what can be seen from outside).
 
 mod grants;
 mod procedures;
+mod sharing;
 mod view;
 mod worker;
 
@@ -61,6 +62,7 @@ use crate::owners::Owners;
 use crate::personality::Personality;
 use crate::range::Kind;
 use crate::request::{Call, OwnedRequest, PeerSelector, Queued, Reply};
+use crate::shares::Shares;
 use crate::short::ShortBytes;
 use crate::table::LockTable;
 use crate::upcall::{Statd, StatdNow};
@@ -116,6 +118,7 @@ pub struct LockService {
     owners: Owners,
     hosts: Hosts,
     waiters: Waiters,
+    shares: Shares,
     /// Numbers for caller names, if those are part of an owner.
     callers: BTreeMap<ShortBytes, u32>,
     lockd: Lockd,
@@ -134,6 +137,7 @@ impl LockService {
             owners: Owners::new(personality.owner_key.oh),
             hosts: Hosts::new(),
             waiters: Waiters::default(),
+            shares: Shares::default(),
             callers: BTreeMap::new(),
             lockd: Lockd::Ok,
             statd: StatdNow::default(),
@@ -316,12 +320,13 @@ impl LockService {
             .chain(self.workers.iter().flatten().map(Work::call));
         let unanswered = calls.filter(|q| matches!(q, Queued::Call { .. })).count();
         fx.event(Event::ServerRebooted {
-            lost: self.table.len(),
+            lost: self.table.len() + self.shares.len(),
             unanswered,
         });
         let fresh = LockService::new(self.personality.clone());
         let waiters = std::mem::take(&mut self.waiters).emptied();
         *self = LockService {
+            hosts: self.hosts.emptied(),
             lockd: self.lockd,
             statd: self.statd,
             waiters,
@@ -353,6 +358,7 @@ impl LockService {
     fn select(&self, which: &PeerSelector) -> Vec<PeerId> {
         match which {
             PeerSelector::Address(address) => self.hosts.peer_at(*address).into_iter().collect(),
+            PeerSelector::Private(private) => self.hosts.peer_by_private(private).into_iter().collect(),
             PeerSelector::All => self.hosts.peers().map(|(id, _)| id).collect(),
             PeerSelector::Name(name) => self
                 .hosts

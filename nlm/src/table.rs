@@ -31,12 +31,13 @@ pub use files::{FH_MAX, Fh, Handle};
 
 use crate::Now;
 use crate::arena::id;
-use crate::range::{Kind, Range};
+use crate::range::{Kind, OFFSET_MAX, Range};
 use entry::Entry;
 use files::{File, FileId, Files};
 use owned::Owned;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::str::FromStr;
 use tree::{Forest, Wanted};
 
 id! {
@@ -96,11 +97,65 @@ pub struct Change {
 }
 
 /// Where a listing goes on.
+///
+/// As text it is `3.4096.17`: numbers for the file, and for the last lock of it that was shown its first byte
+/// and its owner; only `3` if none of the file was shown. Nothing is promised about them but that the text that
+/// came out can be put in again. Any other text of this form is harmless: the listing begins where such a
+/// lock would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     file: FileId,
     /// The last lock of the file that was shown, if any was.
     after: Option<tree::Key>,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.after {
+            None => write!(f, "{}", self.file.0),
+            Some((start, owner)) => write!(f, "{}.{start}.{}", self.file.0, owner.0),
+        }
+    }
+}
+
+/// A text is no [`Cursor`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotACursor(String);
+
+impl fmt::Display for NotACursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "'{}' is not a place in the lock table: expected the `next` of the page before, as in 3.4096.17",
+            self.0.escape_default()
+        )
+    }
+}
+
+impl std::error::Error for NotACursor {}
+
+impl FromStr for Cursor {
+    type Err = NotACursor;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_cursor(text).ok_or_else(|| NotACursor(text.chars().take(64).collect()))
+    }
+}
+
+fn parse_cursor(text: &str) -> Option<Cursor> {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let mut parts = text.split('.');
+    let mut number = || parts.next().filter(|part| digits(part));
+    let file = FileId(number()?.parse().ok()?);
+    let after = match number() {
+        None => None,
+        Some(start) => {
+            let start = start.parse().ok().filter(|start| *start <= OFFSET_MAX)?;
+            Some((start, OwnerId(number()?.parse().ok()?)))
+        }
+    };
+    let cursor = Cursor { file, after };
+    // Nothing may follow, and no number has a second spelling.
+    (cursor.to_string() == text).then_some(cursor)
 }
 
 /// The locks of all files.

@@ -46,7 +46,7 @@ pub const PROGRAMS: [Program; 5] = [
     },
     Program {
         number: nlm::PROGRAM,
-        low: 4,
+        low: 1,
         high: 4,
         beyond: 24,
     },
@@ -72,7 +72,8 @@ pub struct Procedure {
     /// How many opaque items, strings and arrays its arguments have: words that announce a length.
     pub lengths: usize,
     /// Whether every call of it succeeds if its arguments can be decoded. Calls to be forwarded do not: CALLIT
-    /// (BCAST) is never answered, INDIRECT always refused with PROC_UNAVAIL.
+    /// (BCAST) is never answered, INDIRECT always refused with PROC_UNAVAIL. Nor does NLM's SM_NOTIFY, which
+    /// only the status monitor of the same host may make.
     pub answered: bool,
     /// Arguments as an example, for the file or directory with this handle.
     pub example: fn(fh: &[u8]) -> Bytes,
@@ -91,7 +92,7 @@ macro_rules! procedures {
             version: $program::$version,
             number: $proc::$name.0,
             lengths: $lengths,
-            answered: !matches!($proc::$name.0, 5 | 10 if $program::PROGRAM == portmap::PROGRAM),
+            answered: is_answered($program::PROGRAM, $proc::$name.0),
             example: |$fh: &[u8]| {
                 let example: $ty = $example;
                 xdr::to_bytes(&example)
@@ -106,6 +107,14 @@ macro_rules! procedures {
             },
         },)*)*]
     };
+}
+
+/// CALLIT (BCAST) fails in silence, INDIRECT is refused; NLM's SM_NOTIFY from a port that anyone may use is answered SYSTEM_ERR.
+const fn is_answered(program: u32, procedure: u32) -> bool {
+    !matches!(
+        (program, procedure),
+        (portmap::PROGRAM, 5 | 10) | (nlm::PROGRAM, 16)
+    )
 }
 
 /// All of them.
@@ -229,10 +238,7 @@ pub const PROCEDURES: &[Procedure] = procedures! {
             exclusive: true,
             alock: lock(fh),
         };
-        NlmProc::NLM_GRANTED_RES, nlm::Res<'_>, 1, |_| nlm::Res {
-            cookie: "cookie".into(),
-            stat: nlm::Nlm4Stat::NLM4_GRANTED,
-        };
+        NlmProc::NLM_GRANTED_RES, nlm::Res<'_>, 1, |_| res();
         NlmProc::NLM_NM_LOCK, nlm::LockArgs<'_>, 4, |fh| lock_args(fh);
         NlmProc::NLM_FREE_ALL, nlm::Notify<'_>, 1, |_| nlm::Notify {
             name: "hostile".into(),
@@ -304,6 +310,78 @@ pub const PROCEDURES: &[Procedure] = procedures! {
         RpcbProc::RPCBPROC_GETADDRLIST, Rpcb<'_>, 3, |_| rpcb(nfs3::PROGRAM);
         RpcbProc::RPCBPROC_GETSTAT, (), 0, |_| ();
     }
+    // Behind the others, whose places the fuzzer's seeds name.
+    nlm::V4 {
+        NlmProc::NLM_TEST_MSG, nlm::TestArgs<'_>, 4, |fh| test_args(fh);
+        NlmProc::NLM_LOCK_MSG, nlm::LockArgs<'_>, 4, |fh| lock_args(fh);
+        NlmProc::NLM_CANCEL_MSG, nlm::CancelArgs<'_>, 4, |fh| nlm::CancelArgs {
+            cookie: "cookie".into(),
+            block: true,
+            exclusive: true,
+            alock: lock(fh),
+        };
+        NlmProc::NLM_UNLOCK_MSG, nlm::UnlockArgs<'_>, 4, |fh| nlm::UnlockArgs {
+            cookie: "cookie".into(),
+            alock: lock(fh),
+        };
+        NlmProc::NLM_GRANTED_MSG, nlm::TestArgs<'_>, 4, |fh| test_args(fh);
+        NlmProc::NLM_TEST_RES, nlm::TestRes<'_>, 1, |_| nlm::TestRes {
+            cookie: "cookie".into(),
+            stat: nlm::Nlm4Stat::NLM4_GRANTED,
+            holder: None,
+        };
+        NlmProc::NLM_LOCK_RES, nlm::Res<'_>, 1, |_| res();
+        NlmProc::NLM_CANCEL_RES, nlm::Res<'_>, 1, |_| res();
+        NlmProc::NLM_UNLOCK_RES, nlm::Res<'_>, 1, |_| res();
+        NlmProc::NLM_SM_NOTIFY, nlm::SmStatus<'_>, 1, |_| sm_status();
+        NlmProc::NLM_SHARE, nlm::ShareArgs<'_>, 4, |fh| share_args(fh);
+        NlmProc::NLM_UNSHARE, nlm::ShareArgs<'_>, 4, |fh| share_args(fh);
+    }
+    nlm::V3 {
+        NlmProc::NLM_NULL, (), 0, |_| ();
+        NlmProc::NLM_TEST, nlm::v3::TestArgs<'_>, 4, |fh| narrow::test(fh);
+        NlmProc::NLM_LOCK, nlm::v3::LockArgs<'_>, 4, |fh| narrow::lock(fh);
+        NlmProc::NLM_CANCEL, nlm::v3::CancelArgs<'_>, 4, |fh| narrow::cancel(fh);
+        NlmProc::NLM_UNLOCK, nlm::v3::UnlockArgs<'_>, 4, |fh| narrow::unlock(fh);
+        NlmProc::NLM_GRANTED, nlm::v3::TestArgs<'_>, 4, |fh| narrow::test(fh);
+        NlmProc::NLM_TEST_MSG, nlm::v3::TestArgs<'_>, 4, |fh| narrow::test(fh);
+        NlmProc::NLM_LOCK_MSG, nlm::v3::LockArgs<'_>, 4, |fh| narrow::lock(fh);
+        NlmProc::NLM_CANCEL_MSG, nlm::v3::CancelArgs<'_>, 4, |fh| narrow::cancel(fh);
+        NlmProc::NLM_UNLOCK_MSG, nlm::v3::UnlockArgs<'_>, 4, |fh| narrow::unlock(fh);
+        NlmProc::NLM_GRANTED_MSG, nlm::v3::TestArgs<'_>, 4, |fh| narrow::test(fh);
+        NlmProc::NLM_TEST_RES, nlm::v3::TestRes<'_>, 2, |fh| narrow::test_res(fh);
+        NlmProc::NLM_LOCK_RES, nlm::v3::Res<'_>, 1, |_| res().into();
+        NlmProc::NLM_CANCEL_RES, nlm::v3::Res<'_>, 1, |_| res().into();
+        NlmProc::NLM_UNLOCK_RES, nlm::v3::Res<'_>, 1, |_| res().into();
+        NlmProc::NLM_GRANTED_RES, nlm::v3::Res<'_>, 1, |_| res().into();
+        NlmProc::NLM_SM_NOTIFY, nlm::SmStatus<'_>, 1, |_| sm_status();
+        NlmProc::NLM_SHARE, nlm::ShareArgs<'_>, 4, |fh| share_args(fh);
+        NlmProc::NLM_UNSHARE, nlm::ShareArgs<'_>, 4, |fh| share_args(fh);
+        NlmProc::NLM_NM_LOCK, nlm::v3::LockArgs<'_>, 4, |fh| narrow::lock(fh);
+        NlmProc::NLM_FREE_ALL, nlm::Notify<'_>, 1, |_| nlm::Notify {
+            name: "hostile".into(),
+            state: 3,
+        };
+    }
+    nlm::V1 {
+        NlmProc::NLM_NULL, (), 0, |_| ();
+        NlmProc::NLM_TEST, nlm::v3::TestArgs<'_>, 4, |fh| narrow::test(fh);
+        NlmProc::NLM_LOCK, nlm::v3::LockArgs<'_>, 4, |fh| narrow::lock(fh);
+        NlmProc::NLM_CANCEL, nlm::v3::CancelArgs<'_>, 4, |fh| narrow::cancel(fh);
+        NlmProc::NLM_UNLOCK, nlm::v3::UnlockArgs<'_>, 4, |fh| narrow::unlock(fh);
+        NlmProc::NLM_GRANTED, nlm::v3::TestArgs<'_>, 4, |fh| narrow::test(fh);
+        NlmProc::NLM_TEST_MSG, nlm::v3::TestArgs<'_>, 4, |fh| narrow::test(fh);
+        NlmProc::NLM_LOCK_MSG, nlm::v3::LockArgs<'_>, 4, |fh| narrow::lock(fh);
+        NlmProc::NLM_CANCEL_MSG, nlm::v3::CancelArgs<'_>, 4, |fh| narrow::cancel(fh);
+        NlmProc::NLM_UNLOCK_MSG, nlm::v3::UnlockArgs<'_>, 4, |fh| narrow::unlock(fh);
+        NlmProc::NLM_GRANTED_MSG, nlm::v3::TestArgs<'_>, 4, |fh| narrow::test(fh);
+        NlmProc::NLM_TEST_RES, nlm::v3::TestRes<'_>, 2, |fh| narrow::test_res(fh);
+        NlmProc::NLM_LOCK_RES, nlm::v3::Res<'_>, 1, |_| res().into();
+        NlmProc::NLM_CANCEL_RES, nlm::v3::Res<'_>, 1, |_| res().into();
+        NlmProc::NLM_UNLOCK_RES, nlm::v3::Res<'_>, 1, |_| res().into();
+        NlmProc::NLM_GRANTED_RES, nlm::v3::Res<'_>, 1, |_| res().into();
+        NlmProc::NLM_SM_NOTIFY, nlm::SmStatus<'_>, 1, |_| sm_status();
+    }
 };
 
 fn name<'a>(dir: &'a [u8], name: &'a str) -> nfs3::Diropargs3<'a> {
@@ -366,6 +444,94 @@ fn lock_args(fh: &[u8]) -> nlm::LockArgs<'_> {
         alock: lock(fh),
         reclaim: false,
         state: 1,
+    }
+}
+
+fn test_args(fh: &[u8]) -> nlm::TestArgs<'_> {
+    nlm::TestArgs {
+        cookie: "cookie".into(),
+        exclusive: true,
+        alock: lock(fh),
+    }
+}
+
+fn res() -> nlm::Res<'static> {
+    nlm::Res {
+        cookie: "cookie".into(),
+        stat: nlm::Nlm4Stat::NLM4_GRANTED,
+    }
+}
+
+fn share_args(fh: &[u8]) -> nlm::ShareArgs<'_> {
+    nlm::ShareArgs {
+        cookie: "cookie".into(),
+        share: nlm::Share {
+            caller_name: "hostile".into(),
+            fh: fh.into(),
+            oh: "1@hostile".into(),
+            mode: nlm::FshMode::FSM_DN,
+            access: nlm::FshAccess::FSA_R,
+        },
+        reclaim: false,
+    }
+}
+
+fn sm_status() -> nlm::SmStatus<'static> {
+    nlm::SmStatus {
+        mon_name: "127.0.0.1".into(),
+        state: 3,
+        private: [7; nlm::PRIV_SIZE],
+    }
+}
+
+/// Arguments of NLM 1 and 3.
+mod narrow {
+    use super::nlm::{self, v3};
+
+    pub fn test(fh: &[u8]) -> v3::TestArgs<'_> {
+        super::test_args(fh).into()
+    }
+
+    pub fn lock(fh: &[u8]) -> v3::LockArgs<'_> {
+        v3::LockArgs {
+            cookie: "cookie".into(),
+            block: false,
+            exclusive: true,
+            alock: super::lock(fh).into(),
+            reclaim: false,
+            state: 1,
+        }
+    }
+
+    pub fn cancel(fh: &[u8]) -> v3::CancelArgs<'_> {
+        v3::CancelArgs {
+            cookie: "cookie".into(),
+            block: true,
+            exclusive: true,
+            alock: super::lock(fh).into(),
+        }
+    }
+
+    pub fn unlock(fh: &[u8]) -> v3::UnlockArgs<'_> {
+        v3::UnlockArgs {
+            cookie: "cookie".into(),
+            alock: super::lock(fh).into(),
+        }
+    }
+
+    /// With a holder.
+    pub fn test_res(_: &[u8]) -> v3::TestRes<'static> {
+        v3::TestRes {
+            cookie: "cookie".into(),
+            stat: nlm::v3::NlmStats::LCK_DENIED,
+            holder: Some(v3::Holder {
+                exclusive: true,
+                svid: 1,
+                oh: "1@hostile".into(),
+                l_offset: 0,
+                l_len: 0,
+            }),
+        }
     }
 }
 

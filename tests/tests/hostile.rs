@@ -355,6 +355,7 @@ const PROG_UNAVAIL: u32 = 1;
 const PROG_MISMATCH: u32 = 2;
 const PROC_UNAVAIL: u32 = 3;
 const GARBAGE_ARGS: u32 = 4;
+const SYSTEM_ERR: u32 = 5;
 const AUTH_BADCRED: u32 = 1;
 const AUTH_BADVERF: u32 = 3;
 
@@ -379,7 +380,8 @@ fn is_success(outcome: &Outcome) -> bool {
 fn may_answer(procedure: &Procedure, outcome: &Outcome) -> bool {
     is_success(outcome)
         || *outcome == refused(GARBAGE_ARGS)
-        || (!procedure.answered && [Outcome::Silence, refused(PROC_UNAVAIL)].contains(outcome))
+        || (!procedure.answered
+            && [Outcome::Silence, refused(PROC_UNAVAIL), refused(SYSTEM_ERR)].contains(outcome))
 }
 
 // --- calls that no program takes --------------------------------------------------------------------

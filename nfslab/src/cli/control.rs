@@ -167,8 +167,8 @@ enum LockCommand {
         #[arg(long, default_value_t = 1000)]
         limit: usize,
         /// Go on behind this one (`next` of the page before).
-        #[arg(long, default_value_t = 0)]
-        after: u64,
+        #[arg(long)]
+        after: Option<nlm::table::Cursor>,
     },
 }
 
@@ -177,7 +177,7 @@ impl Lock {
         let LockCommand::List { limit, after } = self.command;
         let page = self
             .at
-            .ask(|control| async move { control.locks(after, limit).await })?;
+            .ask(|control| async move { control.locks(after.as_ref(), limit).await })?;
         if output == Output::Json {
             json(&page);
             return Ok(Exit::Passed);
@@ -193,6 +193,18 @@ impl Lock {
                 .map_or(String::new(), |c| format!("; GRANTED: {c}"));
             let detail = format!("waits for {}{called}", waiter.waits_for.join(", "));
             rows.push([vec!["waits".to_owned()], row(&waiter.lock), vec![detail]].concat());
+        }
+        for share in &page.shares {
+            rows.push(vec![
+                "shares".to_owned(),
+                share.path.clone(),
+                format!("{} ({})", share.name, share.peer),
+                share.owner.clone(),
+                format!("{} {}", share.access, share.mode),
+                "whole file".to_owned(),
+                format!("{:.1} s", share.since_ms / 1000.0),
+                String::new(),
+            ]);
         }
         table(
             &["", "FILE", "CLIENT", "OWNER", "KIND", "RANGE", "SINCE", ""],

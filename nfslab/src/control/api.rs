@@ -37,6 +37,9 @@ pub struct PeerView {
     pub locks: usize,
     /// Requests of its that wait.
     pub waits: usize,
+    /// Share reservations that it has.
+    #[serde(default)]
+    pub shares: usize,
 }
 
 /// How many peers were forgotten.
@@ -83,6 +86,27 @@ pub struct WaiterView {
     pub last_callback: Option<String>,
 }
 
+/// A share reservation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShareView {
+    /// The file's path.
+    pub path: String,
+    /// Its handle, in hexadecimal.
+    pub handle: String,
+    /// The client.
+    pub peer: IpAddr,
+    /// The name it gave.
+    pub name: String,
+    /// The owner's handle, printable.
+    pub owner: String,
+    /// What the owner does: FSA_NONE, FSA_R, FSA_W or FSA_RW.
+    pub access: String,
+    /// What others may not do: FSM_DN, FSM_DR, FSM_DW or FSM_DRW.
+    pub mode: String,
+    /// Since when, in milliseconds on the server's clock.
+    pub since_ms: f64,
+}
+
 /// A page of the lock table.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LockPage {
@@ -92,8 +116,11 @@ pub struct LockPage {
     pub held: Vec<LockView>,
     /// Everyone who waits.
     pub waiting: Vec<WaiterView>,
+    /// Share reservations (DOS share modes), as many as a page takes.
+    #[serde(default)]
+    pub shares: Vec<ShareView>,
     /// What to give as `after` for the next page; absent on the last.
-    pub next: Option<u64>,
+    pub next: Option<String>,
 }
 
 /// The server's clock.

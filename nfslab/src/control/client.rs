@@ -2,6 +2,7 @@
 
 use super::api::{ClockView, ErrorBody, ForgetView, LockPage, PeerView, ServiceView, SetClock, SetService};
 use anyhow::{Context, Result, bail};
+use nlm::table::Cursor;
 use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,8 +105,9 @@ impl Control {
     }
 
     /// A page of the lock table.
-    pub async fn locks(&self, after: u64, limit: usize) -> Result<LockPage> {
-        self.ask(self.request(Method::GET, &format!("/v1/locks?after={after}&limit={limit}")))
+    pub async fn locks(&self, after: Option<&Cursor>, limit: usize) -> Result<LockPage> {
+        let after = after.map_or(String::new(), |cursor| format!("&after={cursor}"));
+        self.ask(self.request(Method::GET, &format!("/v1/locks?limit={limit}{after}")))
             .await
     }
 

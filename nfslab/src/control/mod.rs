@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /v1/services`, `PUT /v1/services/{name}` | the condition of each service: `{"condition": "slow 5s"}` |
 //! | `GET /v1/peers`, `DELETE /v1/peers[/{name or address}]` | who is monitored; forget that |
-//! | `GET /v1/locks` | what is held and who waits: `?after=N&limit=N` |
+//! | `GET /v1/locks` | what is held and who waits: `?limit=N`, `&after=` the `next` of the page before |
 //! | `GET /v1/events` | what happened: an array, or from `?after=N&follow=true` server-sent events |
 //! | `GET /v1/clock`, `POST /v1/clock` | the server's clock: `{"advance": "60s"}` |
 //! | `POST /v1/reset` | every service well, no locks, nobody monitored |
@@ -123,8 +123,7 @@ async fn forget(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Page {
-    #[serde(default)]
-    after: u64,
+    after: Option<String>,
     #[serde(default = "Page::limit")]
     limit: usize,
 }
@@ -140,7 +139,8 @@ async fn locks(
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Json<LockPage>, Failure> {
     let Query(page) = page?;
-    Ok(Json(node.locks(page.after, page.limit)))
+    let after = page.after.map(|text| text.parse()).transpose();
+    Ok(Json(node.locks(after.map_err(bad_request)?, page.limit)))
 }
 
 /// Which events.

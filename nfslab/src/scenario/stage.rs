@@ -369,7 +369,7 @@ impl Stage<'_> {
         let (_, mut live) = self.server.node().events.since(u64::MAX);
         let full = async {
             loop {
-                let page = self.control.locks(0, 100).await?;
+                let page = self.control.locks(None, 100).await?;
                 if (page.total, page.waiting.len()) == (wanted.held, wanted.waiting) {
                     return Ok::<_, anyhow::Error>(());
                 }
@@ -380,7 +380,7 @@ impl Stage<'_> {
         match tokio::time::timeout(within, full).await {
             Ok(found) => found?,
             Err(_) => {
-                let page = self.control.locks(0, 100).await?;
+                let page = self.control.locks(None, 100).await?;
                 let held: Vec<_> = page
                     .held
                     .iter()

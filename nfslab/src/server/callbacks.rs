@@ -1,17 +1,21 @@
-//! Calls to a client's lock manager: GRANTED_MSG, by way of the client's own port mapper.
+//! Calls to a client's lock manager, GRANTED_MSG and the answers to asynchronous calls (`_RES`), by way of the
+//! client's own port mapper.
 //!
-//! The way is that of a Linux server: ask port 111 of the client's address where NLM 4 listens, over the
-//! transport that the client used, then call there from the address that the client had called. A
-//! connection is kept for as long as it works.
+//! The way is that of a Linux server: ask port 111 of the client's address where the version of NLM that the
+//! client used listens, over the transport that it used, then call there from the address that it had
+//! called. A connection is kept for as long as it works.
 
 use super::portmap::port_of;
 use crate::capture::Capture;
+use bytes::Bytes;
+use nlm::hosts::HostKey;
 use nlm::request::Callback;
 use parking_lot::Mutex;
 use proto::nlm::NlmProc;
 use proto::portmap;
 use rpc::client::{CallError, Client, Identity, Options, Tap, Target};
 use rpc::msg::Transport;
+use rpc::xdr::{self, Encode, Writer};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,6 +24,28 @@ use std::time::Duration;
 
 /// How long a client's port mapper and lock manager may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections kept.
+const CONNECTIONS: usize = 1024;
+
+/// Arguments, encoded in the version of the client.
+pub struct Encoded(pub Bytes);
+
+impl Encoded {
+    /// The arguments of GRANTED_MSG.
+    pub fn granted(callback: &Callback) -> Encoded {
+        let args = callback.args();
+        Encoded(match callback.host.version {
+            proto::nlm::V4 => xdr::to_bytes(&args),
+            _ => xdr::to_bytes(&proto::nlm::v3::TestArgs::from(args)),
+        })
+    }
+}
+
+impl Encode for Encoded {
+    fn encode(&self, w: &mut Writer) {
+        w.raw(&self.0);
+    }
+}
 
 /// Why a callback did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +68,7 @@ pub enum CallbackError {
 
 /// The connections to the clients' lock managers.
 pub struct Callbacks {
-    clients: Mutex<BTreeMap<(Transport, IpAddr), Arc<Client>>>,
+    clients: Mutex<BTreeMap<HostKey, Arc<Client>>>,
     next_xid: AtomicU32,
     tap: Option<Arc<Capture>>,
 }
@@ -57,33 +83,26 @@ impl Callbacks {
         }
     }
 
-    /// Delivers one GRANTED_MSG. Its void reply says that it arrived; what the client thinks of the lock
-    /// comes later, as a GRANTED_RES call to us.
+    /// Makes one call. Its void reply says that it arrived; what the client thinks of a GRANTED_MSG comes
+    /// later, as a GRANTED_RES call to us.
     ///
     /// # Errors
     /// Why it did not arrive. The connection is forgotten, so the next attempt looks for the port anew.
-    pub async fn granted(&self, callback: &Callback) -> Result<(), CallbackError> {
-        let transport = match callback.host.transport {
-            nlm::hosts::Transport::Tcp => Transport::Tcp,
-            nlm::hosts::Transport::Udp => Transport::Udp,
-        };
-        let peer = callback.host.peer;
-        let client = match self.known(transport, peer) {
+    pub async fn call(
+        &self,
+        host: &HostKey,
+        procedure: NlmProc,
+        args: &Encoded,
+    ) -> Result<(), CallbackError> {
+        let client = match self.known(host) {
             Some(client) => client,
-            None => {
-                self.connect(transport, peer, callback.host.server, callback.host.version)
-                    .await?
-            }
+            None => self.connect(host).await?,
         };
-        let target = Target::new(
-            proto::nlm::PROGRAM,
-            callback.host.version,
-            NlmProc::NLM_GRANTED_MSG.0,
-        );
-        match client.call(target, &callback.args(), PATIENCE).await {
+        let target = Target::new(proto::nlm::PROGRAM, host.version, procedure.0);
+        match client.call(target, args, PATIENCE).await {
             Ok(_) => Ok(()),
             Err(error) => {
-                self.clients.lock().remove(&(transport, peer));
+                self.clients.lock().remove(host);
                 Err(CallbackError::LockManager {
                     port: client.peer().port(),
                     error,
@@ -92,21 +111,25 @@ impl Callbacks {
         }
     }
 
-    fn known(&self, transport: Transport, peer: IpAddr) -> Option<Arc<Client>> {
+    fn known(&self, host: &HostKey) -> Option<Arc<Client>> {
         self.clients
             .lock()
-            .get(&(transport, peer))
+            .get(host)
             .filter(|client| client.is_open())
             .cloned()
     }
 
-    async fn connect(
-        &self,
-        transport: Transport,
-        peer: IpAddr,
-        server: IpAddr,
-        version: u32,
-    ) -> Result<Arc<Client>, CallbackError> {
+    async fn connect(&self, host: &HostKey) -> Result<Arc<Client>, CallbackError> {
+        let HostKey {
+            peer,
+            server,
+            version,
+            ..
+        } = *host;
+        let transport = match host.transport {
+            nlm::hosts::Transport::Tcp => Transport::Tcp,
+            nlm::hosts::Transport::Udp => Transport::Udp,
+        };
         let mapper = SocketAddr::new(peer, portmap::PMAP_PORT);
         let ask = async {
             let client = Client::connect(transport, mapper, self.options(server)).await?;
@@ -118,7 +141,12 @@ impl Callbacks {
             .await
             .map_err(|error| CallbackError::LockManager { port, error })?;
         let client = Arc::new(client);
-        self.clients.lock().insert((transport, peer), client.clone());
+        let mut clients = self.clients.lock();
+        if clients.len() >= CONNECTIONS {
+            // Those with a call under way live on until it ends.
+            clients.clear();
+        }
+        clients.insert(*host, client.clone());
         Ok(client)
     }
 

@@ -341,7 +341,7 @@ impl Logged {
             Service::Mount => (MountProc1(procedure).to_string(), about_path(&call.args)),
             Service::Lockd => (
                 NlmProc(procedure).to_string(),
-                node.locks.about(node, procedure, &call.args),
+                node.locks.about(node, call.header.version, procedure, &call.args),
             ),
             Service::Statd => (SmProc(procedure).to_string(), String::new()),
         };

@@ -1,10 +1,13 @@
-//! The lock service on the wire: decodes NLM calls for the pure [`LockService`], keeps what is needed to
-//! answer later, and carries out the effects.
+//! The lock service in its server: has NLM calls read ([`wire`]) for the pure [`LockService`], keeps what is
+//! needed to answer later, and carries out the effects.
 //!
 //! One mutex holds the service together with the calls that it has put off. Effects are carried out under
 //! it, in the order in which they came; what takes time (a callback) becomes a task.
 
-use super::callbacks::Callbacks;
+mod view;
+mod wire;
+
+use super::callbacks::{Callbacks, Encoded};
 use super::dispatch::{Answer, Incoming, Refusal};
 use super::{Node, Service};
 use crate::control::api;
@@ -14,23 +17,27 @@ use nlm::effect::{Effect, Effects, Event};
 use nlm::hosts::{HostKey, Monitored};
 use nlm::personality::Personality;
 use nlm::request::{Call, CallId, Callback, PeerSelector, Reply, Request};
-use nlm::service::{FileCheck, LockService, LockView, Lockd};
+use nlm::service::{FileCheck, LockService, Lockd};
+use nlm::table::Cursor;
 use nlm::upcall::Statd;
-use nlm::waiters::BlockState;
 use parking_lot::{Mutex, MutexGuard};
 use proto::nfs3::Nfsstat3;
-use proto::nlm::{LockArgs, Netobj, Nlm4Lock, Nlm4Stat, NlmProc, Res, TestArgs};
+use proto::nlm::{Nlm4Stat, NlmProc};
 use rpc::msg::{self, RpcError, Transport};
 use rpc::server::Origin;
-use rpc::xdr::{Decode, Encode, Reader, Writer};
+use rpc::xdr::Writer;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use view::ms;
+use wire::{Decoded, Way};
 
 /// Most locks in one answer of the control API.
 const PAGE_LIMIT: usize = 10_000;
+/// Most answers by call (`_RES`) under way. Beyond it they are lost, as datagrams are; the client asks again.
+const ANSWERS_UNDER_WAY: usize = 1024;
 
 /// The lock service and the way to its clients.
 pub struct Locks {
@@ -38,6 +45,8 @@ pub struct Locks {
     /// Something changed that the timer should know of.
     changed: Notify,
     callbacks: Callbacks,
+    /// One permit for each answer by call that may be under way.
+    answers: Arc<Semaphore>,
     grace: Duration,
 }
 
@@ -56,6 +65,8 @@ struct Pending {
     origin: Arc<Origin>,
     xid: u32,
     procedure: u32,
+    from: HostKey,
+    way: Way,
     cookie: Vec<u8>,
     about: String,
     received: Duration,
@@ -79,41 +90,31 @@ impl Locks {
             state: Mutex::new(state),
             changed: Notify::new(),
             callbacks,
+            answers: Arc::new(Semaphore::new(ANSWERS_UNDER_WAY)),
             grace,
         }
     }
 
-    /// Handles a call of version 4.
+    /// Handles a call.
     ///
     /// # Errors
     /// The RPC refusal that it deserves.
     pub fn call(&self, node: &Node, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
-        let procedure = call.header.procedure;
-        let Some((cookie, request)) = decode(procedure, &call.args)? else {
-            return answer_callback(procedure, &call.args, out);
-        };
-        let origin = call.origin;
-        let transport = match origin.transport {
-            Transport::Tcp => nlm::hosts::Transport::Tcp,
-            Transport::Udp => nlm::hosts::Transport::Udp,
-        };
-        let (peer, server) = (origin.peer.ip(), origin.local.ip());
-        let from = HostKey {
-            peer,
-            server,
-            transport,
-            version: call.header.version,
-        };
+        let (procedure, origin) = (call.header.procedure, call.origin);
+        let Decoded { cookie, request, way } = wire::decode(call.header.version, procedure, &call.args)?;
+        if matches!(request, Request::SmNotify(_)) && !from_our_monitor(origin.peer) {
+            return Err(Refusal(RpcError::SystemErr));
+        }
+        let from = host_key(origin, call.header.version);
         let mut state = self.state.lock();
-        let now = node.clock.now();
         state.last_call += 1;
         let id = CallId(state.last_call);
         let State { service, fx, .. } = &mut *state;
-        let reply = service.call(now, Call { id, from, request }, &files(node), fx);
+        let reply = service.call(node.clock.now(), Call { id, from, request }, &files(node), fx);
         let answer = match reply {
-            Some(reply) => Answer::Now(write_reply(out, cookie, &reply)),
+            Some(reply) => Answer::Now(self.answer(node, &from, way, cookie, &reply, out)),
             None => {
-                let copy = state.copies.contains_key(&(peer, call.header.xid));
+                let copy = state.copies.contains_key(&(from.peer, call.header.xid));
                 state.put_off(
                     id,
                     Pending {
@@ -121,8 +122,10 @@ impl Locks {
                         origin: origin.clone(),
                         xid: call.header.xid,
                         procedure,
+                        from,
+                        way,
                         cookie: cookie.to_vec(),
-                        about: about(node, &request),
+                        about: view::about(node, &request),
                         received: call.received,
                     },
                 );
@@ -133,16 +136,44 @@ impl Locks {
         Ok(answer)
     }
 
+    /// Writes the reply, or leaves it void and sends the answer as a call; the status in words.
+    fn answer(
+        &self,
+        node: &Node,
+        to: &HostKey,
+        way: Way,
+        cookie: &[u8],
+        reply: &Reply,
+        out: &mut Writer,
+    ) -> String {
+        let procedure = match way {
+            Way::Reply => return wire::answer(out, to.version, cookie, reply),
+            Way::Call(procedure) => procedure,
+        };
+        let mut args = Writer::new();
+        let status = wire::answer(&mut args, to.version, cookie, reply);
+        let permit = self.answers.clone().try_acquire_owned();
+        let (Some(node), Ok(permit)) = (node.me.upgrade(), permit) else {
+            return format!("{status}, lost: too many answers are under way");
+        };
+        let (to, args) = (*to, Encoded(args.into_bytes()));
+        tokio::spawn(async move {
+            deliver(&node, &to, procedure, &args).await;
+            drop(permit);
+        });
+        format!("{status}, by {procedure}")
+    }
+
     /// Whether a call with this number of this peer waits already.
     pub fn is_pending(&self, origin: &Origin, xid: u32) -> bool {
         self.state.lock().copies.contains_key(&(origin.peer.ip(), xid))
     }
 
     /// What a call asks, in words.
-    pub fn about(&self, node: &Node, procedure: u32, args: &[u8]) -> String {
-        match decode(procedure, args) {
-            Ok(Some((_, request))) => about(node, &request),
-            _ => String::new(),
+    pub fn about(&self, node: &Node, version: u32, procedure: u32, args: &[u8]) -> String {
+        match wire::decode(version, procedure, args) {
+            Ok(decoded) => view::about(node, &decoded.request),
+            Err(_) => String::new(),
         }
     }
 
@@ -188,6 +219,7 @@ impl Locks {
                 since_ms: since.map(ms),
                 locks: peer.locks,
                 waits: peer.waiting,
+                shares: peer.shares,
             }
         };
         state.service.peers().map(view).collect()
@@ -225,28 +257,28 @@ impl Locks {
         self.carry_out(node, state);
     }
 
-    /// Part of the lock table: `after` locks are passed over.
-    pub fn page(&self, node: &Node, after: u64, limit: usize) -> api::LockPage {
+    /// Part of the lock table, beginning behind `after`.
+    pub fn page(&self, node: &Node, after: Option<Cursor>, limit: usize) -> api::LockPage {
         let limit = limit.clamp(1, PAGE_LIMIT);
         let state = self.state.lock();
-        let skip = usize::try_from(after).unwrap_or(usize::MAX);
-        let (mut held, more) = state.service.locks(None, skip.saturating_add(limit));
-        let held = held.split_off(skip.min(held.len()));
+        let (held, next) = state.service.locks(after, limit);
         let waiting = state.service.waiters(None, limit);
+        let shares = state.service.shares(limit);
         api::LockPage {
             total: state.service.locks_held(),
-            next: more.map(|_| after + held.len() as u64),
-            held: held.iter().map(|lock| lock_view(node, lock)).collect(),
+            next: next.map(|next| next.to_string()),
+            held: held.iter().map(|lock| view::lock(node, lock)).collect(),
+            shares: shares.iter().map(|share| view::share(node, share)).collect(),
             waiting: waiting
                 .iter()
                 .map(|waiter| api::WaiterView {
-                    lock: lock_view(node, &waiter.wants),
+                    lock: view::lock(node, &waiter.wants),
                     waits_for: waiter
                         .waiting_for
                         .iter()
                         .map(|h| format!("{} ({})", h.who, h.kind))
                         .collect(),
-                    last_callback: last_callback(&waiter.state),
+                    last_callback: view::last_callback(&waiter.state),
                 })
                 .collect(),
         }
@@ -271,8 +303,8 @@ impl Locks {
                     pending.answer(node, &reply);
                 }
             }
-            Effect::Monitor { peer, .. } => {
-                let done = node.statd.monitor(node, peer);
+            Effect::Monitor { peer, private, .. } => {
+                let done = node.statd.monitor(node, peer, private);
                 let State { service, fx, .. } = state;
                 service.monitored(node.clock.now(), peer, done, &files(node), fx);
             }
@@ -286,7 +318,7 @@ impl Locks {
                 if let Event::QueueFull { id, .. } | Event::CallDropped { id, .. } = &event {
                     state.take(*id);
                 }
-                if let Some(what) = told(node, &event) {
+                if let Some(what) = view::told(node, &event) {
                     node.event(what);
                 }
             }
@@ -321,7 +353,9 @@ impl Pending {
         let mut out = Writer::new();
         let mark = out.mark();
         msg::accepted(&mut out, self.xid);
-        let status = write_reply(&mut out, &self.cookie, reply);
+        let status = node
+            .locks
+            .answer(node, &self.from, self.way, &self.cookie, reply, &mut out);
         node.capture_reply(&self.origin, &out, mark, None);
         node.event(What::Reply {
             peer: self.origin.peer.ip(),
@@ -353,17 +387,25 @@ pub async fn drive(node: Arc<Node>) {
     }
 }
 
-/// Delivers a GRANTED and tells the service whether it arrived. Outgoing calls pass the hook for faults
-/// like any other.
+/// Delivers a GRANTED and tells the service whether it arrived.
 async fn call_back(node: Arc<Node>, callback: Box<Callback>) {
-    let host = callback.host;
+    let args = Encoded::granted(&callback);
+    let delivered = deliver(&node, &callback.host, NlmProc::NLM_GRANTED_MSG, &args).await;
+    let mut state = node.locks.state.lock();
+    let State { service, fx, .. } = &mut *state;
+    service.callback_sent(node.clock.now(), callback.id, delivered, fx);
+    node.locks.carry_out(&node, state);
+}
+
+/// Calls a client's lock manager; whether it heard. Outgoing calls pass the hook for faults like any other.
+async fn deliver(node: &Node, host: &HostKey, procedure: NlmProc, args: &Encoded) -> bool {
     let plan = node.faults.read().plan(&Exchange {
         direction: Direction::Callback,
         service: Service::Lockd,
         peer: SocketAddr::new(host.peer, 0),
         program: proto::nlm::PROGRAM,
         version: host.version,
-        procedure: NlmProc::NLM_GRANTED_MSG.0,
+        procedure: procedure.0,
         xid: 0,
     });
     if let Plan::Delay(by) = plan {
@@ -372,91 +414,35 @@ async fn call_back(node: Arc<Node>, callback: Box<Callback>) {
     let (delivered, outcome) = match plan {
         // To us a lost datagram looks like a delivered one.
         Plan::Drop => (true, "lost on the way".to_owned()),
-        Plan::Proceed | Plan::Delay(_) => match node.locks.callbacks.granted(&callback).await {
+        Plan::Proceed | Plan::Delay(_) => match node.locks.callbacks.call(host, procedure, args).await {
             Ok(()) => (true, "delivered".to_owned()),
             Err(error) => (false, error.to_string()),
         },
     };
-    let procedure = "NLM_GRANTED_MSG";
     node.event(What::Callback {
         peer: host.peer,
-        procedure,
+        procedure: procedure.name().unwrap_or("a procedure without a name"),
         outcome,
         delivered,
     });
-    let mut state = node.locks.state.lock();
-    let State { service, fx, .. } = &mut *state;
-    service.callback_sent(node.clock.now(), callback.id, delivered, fx);
-    node.locks.carry_out(&node, state);
+    delivered
 }
 
-/// The cookie and the request of a call that the service handles; `None` for the others.
-fn decode(procedure: u32, args: &[u8]) -> Result<Option<(&[u8], Request<'_>)>, Refusal> {
-    let r = &mut Reader::new(args);
-    Ok(Some(match NlmProc(procedure) {
-        NlmProc::NLM_NULL => (&[], Request::Null),
-        NlmProc::NLM_TEST => {
-            let args = TestArgs::decode(r)?;
-            (args.cookie.0, Request::Test(args))
-        }
-        NlmProc::NLM_LOCK | NlmProc::NLM_NM_LOCK => {
-            let args = LockArgs::decode(r)?;
-            let monitored = procedure == NlmProc::NLM_LOCK.0;
-            (
-                args.cookie.0,
-                if monitored {
-                    Request::Lock(args)
-                } else {
-                    Request::NmLock(args)
-                },
-            )
-        }
-        NlmProc::NLM_CANCEL => {
-            let args = proto::nlm::CancelArgs::decode(r)?;
-            (args.cookie.0, Request::Cancel(args))
-        }
-        NlmProc::NLM_UNLOCK => {
-            let args = proto::nlm::UnlockArgs::decode(r)?;
-            (args.cookie.0, Request::Unlock(args))
-        }
-        NlmProc::NLM_GRANTED_RES => {
-            let args = Res::decode(r)?;
-            (&[], Request::GrantedRes(args))
-        }
-        NlmProc::NLM_FREE_ALL => {
-            proto::nlm::Notify::decode(r)?;
-            (&[], Request::FreeAll)
-        }
-        _ => return Ok(None),
-    }))
-}
-
-/// GRANTED as a call to us: we are a server and wait for no lock, so it is denied.
-fn answer_callback(procedure: u32, args: &[u8], out: &mut Writer) -> Result<Answer, Refusal> {
-    match NlmProc(procedure) {
-        NlmProc::NLM_GRANTED => {
-            let args = TestArgs::decode(&mut Reader::new(args))?;
-            let denied = Reply::Stat(Nlm4Stat::NLM4_DENIED);
-            Ok(Answer::Now(write_reply(out, args.cookie.0, &denied)))
-        }
-        _ => Err(Refusal(RpcError::ProcUnavail)),
+fn host_key(origin: &Origin, version: u32) -> HostKey {
+    HostKey {
+        peer: origin.peer.ip(),
+        server: origin.local.ip(),
+        transport: match origin.transport {
+            Transport::Tcp => nlm::hosts::Transport::Tcp,
+            Transport::Udp => nlm::hosts::Transport::Udp,
+        },
+        version,
     }
 }
 
-/// Writes a reply; its status in words.
-fn write_reply(out: &mut Writer, cookie: &[u8], reply: &Reply) -> String {
-    let cookie = Netobj::from(cookie);
-    match reply {
-        Reply::Void => "ok".to_owned(),
-        Reply::Stat(stat) => {
-            Res { cookie, stat: *stat }.encode(out);
-            stat.to_string()
-        }
-        Reply::Test(test) => {
-            test.to_wire(cookie).encode(out);
-            test.stat.to_string()
-        }
-    }
+/// Whether SM_NOTIFY may come from there: this host, from a port that takes privilege. As Linux.
+fn from_our_monitor(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback() && peer.port() < 1024
 }
 
 /// Asks the file service whether a file can be locked.
@@ -470,112 +456,4 @@ fn files(node: &Node) -> impl Fn(&[u8], nlm::range::Kind) -> FileCheck + '_ {
         Err(Nfsstat3::NFS3ERR_JUKEBOX) => FileCheck::Drop,
         Err(_) => FileCheck::Refuse(Nlm4Stat::NLM4_FAILED),
     }
-}
-
-fn about(node: &Node, request: &Request<'_>) -> String {
-    let lock = |kind: &str, lock: &Nlm4Lock<'_>| {
-        let range = match nlm::range::Range::from_wire(lock.l_offset, lock.l_len) {
-            Ok(range) => range.to_string(),
-            Err(_) => "bytes beyond the largest file".to_owned(),
-        };
-        format!(
-            "{kind}{}, {range}, for {} owner {}",
-            path(node, &lock.fh),
-            lock.caller_name,
-            lock.svid
-        )
-    };
-    let kind = |exclusive| if exclusive { "exclusive " } else { "shared " };
-    match request {
-        Request::Null | Request::FreeAll => String::new(),
-        Request::Test(args) => lock(kind(args.exclusive), &args.alock),
-        Request::Lock(args) | Request::NmLock(args) => {
-            let again = if args.reclaim { "once more (reclaim): " } else { "" };
-            lock(&format!("{again}{}", kind(args.exclusive)), &args.alock)
-        }
-        Request::Cancel(args) => lock(kind(args.exclusive), &args.alock),
-        Request::Unlock(args) => lock("", &args.alock),
-        Request::GrantedRes(args) => format!("the client answers: {}", args.stat),
-    }
-}
-
-fn path(node: &Node, fh: &[u8]) -> String {
-    node.exports
-        .path_of(fh)
-        .unwrap_or_else(|| format!("an unknown file ({})", hex(fh)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
-}
-
-fn lock_view(node: &Node, lock: &LockView) -> api::LockView {
-    let handle = lock.fh.as_fh().as_slice();
-    let (start, len) = lock.range.to_wire();
-    api::LockView {
-        path: path(node, handle),
-        handle: hex(handle),
-        peer: lock.host.peer,
-        name: lock.caller_name.to_string(),
-        svid: lock.svid,
-        owner: lock.oh.to_string(),
-        kind: lock.kind.to_string(),
-        start,
-        len,
-        since_ms: ms(lock.since),
-    }
-}
-
-fn last_callback(state: &BlockState) -> Option<String> {
-    match state {
-        BlockState::Waiting => None,
-        BlockState::Granting { attempts, last, .. } => Some(match last {
-            None => format!("being sent, attempt {attempts}"),
-            Some((_, true)) => format!("delivered, attempt {attempts}, not acknowledged"),
-            Some((_, false)) => format!("could not be delivered, attempt {attempts}"),
-        }),
-    }
-}
-
-/// An event of the service as an event of the server, with paths instead of handles. `None` for what the
-/// server has told already.
-fn told(node: &Node, event: &Event) -> Option<What> {
-    let (step, peer) = match event {
-        // The callback's own event says the same, and why.
-        Event::CallbackResult { .. } => return None,
-        Event::CallQueued { from, .. } => ("call-queued", Some(from.peer)),
-        Event::QueueFull { .. } => ("queue-full", None),
-        Event::CallDropped { .. } => ("call-dropped", None),
-        Event::UpcallStarted { peer, .. } => ("upcall-started", Some(*peer)),
-        Event::StatdNotRegistered { peer, .. } => ("statd-not-registered", Some(*peer)),
-        Event::UpcallEnded { peer, .. } => ("upcall-ended", Some(*peer)),
-        Event::HostMonitored { peer, .. } => ("host-monitored", Some(*peer)),
-        Event::Blocked { who, .. } => ("blocked", Some(who.peer)),
-        Event::Deadlock { who, .. } => ("deadlock", Some(who.peer)),
-        Event::Granted { who, .. } => ("granted", Some(who.peer)),
-        Event::GrantedToPoll { who, .. } => ("granted-to-poll", Some(who.peer)),
-        Event::GrantRepeated { who, .. } => ("grant-repeated", Some(who.peer)),
-        Event::GrantAccepted { who, .. } => ("grant-accepted", Some(who.peer)),
-        Event::GrantDenied { who, .. } => ("grant-denied", Some(who.peer)),
-        Event::Leaked { who, .. } => ("leaked", Some(who.peer)),
-        Event::PeerRebooted { peer, .. } => ("peer-rebooted", Some(*peer)),
-        Event::FreedAll { peer, .. } => ("freed-all", Some(*peer)),
-        Event::ServerRebooted { .. } => ("server-rebooted", None),
-        Event::GraceStarted { .. } => ("grace-started", None),
-        Event::GraceEnded => ("grace-ended", None),
-    };
-    let mut text = event.to_string();
-    if let Event::Blocked { what, .. }
-    | Event::Deadlock { what, .. }
-    | Event::Granted { what, .. }
-    | Event::Leaked { what, .. } = event
-    {
-        let fh = what.fh.as_fh().as_slice();
-        text = text.replace(&format!("file {}", what.fh), &path(node, fh));
-    }
-    Some(What::Lockd { step, peer, text })
 }

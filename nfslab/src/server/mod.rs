@@ -166,7 +166,10 @@ const fn programs(service: Service) -> (u32, &'static [u32]) {
             &[proto::mount::V1, proto::mount::V2, proto::mount::V3],
         ),
         Service::Nfs => (proto::nfs3::PROGRAM, &[proto::nfs3::V3]),
-        Service::Lockd => (proto::nlm::PROGRAM, &[proto::nlm::V4]),
+        Service::Lockd => (
+            proto::nlm::PROGRAM,
+            &[proto::nlm::V1, proto::nlm::V3, proto::nlm::V4],
+        ),
         Service::Statd => (proto::nsm::PROGRAM, &[proto::nsm::V1]),
     }
 }
@@ -323,8 +326,8 @@ impl Node {
         self.locks.forget(self, name)
     }
 
-    /// A page of the lock table.
-    pub fn locks(&self, after: u64, limit: usize) -> LockPage {
+    /// A page of the lock table, beginning behind `after`.
+    pub fn locks(&self, after: Option<nlm::table::Cursor>, limit: usize) -> LockPage {
         self.locks.page(self, after, limit)
     }
 

@@ -8,13 +8,14 @@ use super::portmap::port_of;
 use super::{Node, Service};
 use crate::events::What;
 use faults::{Direction, Exchange, Plan};
+use nlm::hosts::Private;
 use nlm::request::PeerSelector;
 use nsm::monitor::Caller;
 use nsm::names::{NoNames, as_address};
 use nsm::notify::{Notified, Notify};
 use nsm::{Effect, Effects, Event, Monitor};
 use parking_lot::{Mutex, MutexGuard};
-use proto::nsm::{Mon, MonId, MyId, SM_PRIV_SIZE, SmName, SmProc, SmRes, StatChge};
+use proto::nsm::{Mon, MonId, MyId, SmName, SmProc, SmRes, StatChge};
 use proto::portmap;
 use rpc::client::{CallError, Client, Identity, Options, Tap, Target};
 use rpc::msg::{RpcError, Transport};
@@ -100,12 +101,13 @@ impl Statd {
         Ok(Answer::Now(status))
     }
 
-    /// SM_MON by the lock service of this server: as Linux does, by the peer's address.
-    pub fn monitor(&self, node: &Node, peer: IpAddr) -> bool {
+    /// SM_MON by the lock service of this server: as Linux does, by the peer's address, and with something by
+    /// which the lock service knows the peer again.
+    pub fn monitor(&self, node: &Node, peer: IpAddr, private: Private) -> bool {
         let name = peer.to_string();
         let mon = Mon {
             mon_id: mon_id(&name),
-            private: [0; SM_PRIV_SIZE],
+            private,
         };
         let mut state = self.state.lock();
         let State { monitor, fx } = &mut *state;
@@ -141,11 +143,9 @@ impl Statd {
                     }
                 }
                 Effect::Rebooted(rebooted) => {
-                    let name = rebooted.mon_name.as_bytes();
-                    let address = as_address(name).unwrap_or(rebooted.source);
                     // Not in this call: it may have come from under the lock service's own lock.
                     if let Some(node) = node.me.upgrade() {
-                        let which = PeerSelector::Address(address);
+                        let which = PeerSelector::Private(rebooted.private);
                         tokio::spawn(async move { node.locks.peer_rebooted(&node, which, rebooted.state) });
                     }
                 }

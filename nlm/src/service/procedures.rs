@@ -29,9 +29,9 @@ pub(super) enum NotDone {
     Upcall(PeerId),
 }
 
-type Done<T> = Result<T, NotDone>;
+pub(super) type Done<T> = Result<T, NotDone>;
 
-const fn refused<T>(stat: Nlm4Stat) -> Done<T> {
+pub(super) const fn refused<T>(stat: Nlm4Stat) -> Done<T> {
     Err(NotDone::Refused(stat))
 }
 
@@ -40,15 +40,19 @@ fn range_of(lock: &Nlm4Lock<'_>) -> Done<Range> {
 }
 
 impl LockService {
+    fn file_of<'a>(&self, lock: &Nlm4Lock<'a>, kind: Kind, files: &dyn Files) -> Done<Fh<'a>> {
+        self.file_at(lock.fh.0, kind, files)
+    }
+
     /// The file of a request, if it can be locked.
     ///
     /// Linux's lockd keeps a file open for as long as there are locks on it, so its handle outlives its last
     /// name. A client that removes a file before it gives its lock back would leak the lock otherwise.
-    fn file_of<'a>(&self, lock: &Nlm4Lock<'a>, kind: Kind, files: &dyn Files) -> Done<Fh<'a>> {
-        let fh = Fh::new(lock.fh.0).ok_or(NotDone::Refused(Nlm4Stat::NLM4_STALE_FH));
-        match files.check(lock.fh.0, kind) {
-            FileCheck::Ok => fh,
-            FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH) => fh.and_then(|fh| {
+    pub(super) fn file_at<'a>(&self, fh: &'a [u8], kind: Kind, files: &dyn Files) -> Done<Fh<'a>> {
+        let known = Fh::new(fh).ok_or(NotDone::Refused(Nlm4Stat::NLM4_STALE_FH));
+        match files.check(fh, kind) {
+            FileCheck::Ok => known,
+            FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH) => known.and_then(|fh| {
                 if self.table.has_locks(fh) {
                     Ok(fh)
                 } else {
@@ -81,6 +85,15 @@ impl LockService {
                 self.granted_res(now, res, fx);
                 return Ok(Reply::Void);
             }
+            Request::Granted => return Ok(Reply::Stat(Nlm4Stat::NLM4_DENIED)),
+            Request::OtherRes => return Ok(Reply::Void),
+            Request::SmNotify(news) => {
+                let which = PeerSelector::Private(news.private);
+                self.free_rebooted(now, &which, Some(news.state), fx);
+                return Ok(Reply::Void);
+            }
+            Request::Share(args) => return self.share(now, from, args, files),
+            Request::Unshare(args) => return self.unshare(now, from, args, files),
             Request::FreeAll => {
                 self.free_all(now, from, fx);
                 return Ok(Reply::Void);
@@ -176,10 +189,12 @@ impl LockService {
 
     fn ask_to_monitor(&self, peer: PeerId, fx: &mut Effects) {
         if self.personality.monitor == MonitorPolicy::AfterIgnored {
+            let private = self.hosts.private(peer);
             let peer = self.hosts.peer(peer);
             fx.push(Effect::Monitor {
                 peer: peer.address,
                 name: peer.name.clone(),
+                private,
             });
         }
     }
@@ -450,7 +465,8 @@ impl LockService {
         }
     }
 
-    /// Frees all locks of a peer and drops its waiting requests; returns how many of each.
+    /// Frees all locks and share reservations of a peer and drops its waiting requests; returns how many
+    /// were freed and how many were dropped.
     fn free_peer(&mut self, now: Now, peer: PeerId, fx: &mut Effects) -> (usize, usize) {
         let of_peer = |host| self.hosts.peer_of(host) == peer;
         let owners: Vec<OwnerId> = self
@@ -471,7 +487,7 @@ impl LockService {
         }
         let others_wait = !self.waiters.is_empty();
         let mut free: Vec<(Handle, Range)> = Vec::new();
-        let mut freed = 0;
+        let mut freed = self.free_shares(peer);
         for owner in owners {
             let locks = self.table.release_owner(owner, |fh, lock| {
                 if others_wait {
@@ -518,7 +534,7 @@ impl LockService {
     }
 
     /// The host of a LOCK. If there is no room, those who have nothing here are forgotten.
-    fn host_for(&mut self, from: &HostKey, name: &[u8]) -> Done<HostId> {
+    pub(super) fn host_for(&mut self, from: &HostKey, name: &[u8]) -> Done<HostId> {
         if let Some(host) = self.hosts.find_or_add(from, name) {
             return Ok(host);
         }
@@ -530,7 +546,12 @@ impl LockService {
             .waiters
             .iter_after(None)
             .map(|(_, block)| self.hosts.peer_of(block.host));
-        let needed = owners.chain(waiters).chain(self.upcall_peers()).collect();
+        let sharing = self.shares.hosts().map(|host| self.hosts.peer_of(host));
+        let needed = owners
+            .chain(waiters)
+            .chain(sharing)
+            .chain(self.upcall_peers())
+            .collect();
         self.hosts.forget_all_but(&needed);
         self.hosts
             .find_or_add(from, name)

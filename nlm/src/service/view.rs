@@ -71,6 +71,8 @@ pub struct PeerView {
     pub locks: usize,
     /// Requests of it that wait or are not acknowledged.
     pub waiting: usize,
+    /// Share reservations that it has.
+    pub shares: usize,
     /// Its state number according to the latest SM_NOTIFY.
     pub state: Option<i32>,
 }
@@ -168,6 +170,7 @@ impl LockService {
             monitored: peer.monitored,
             locks: peer.locks,
             waiting: peer.waits,
+            shares: peer.shares,
             state: peer.state,
         })
     }
@@ -194,6 +197,7 @@ impl LockService {
                 return Err(format!("{}: counts {} locks", peer.address, peer.locks));
             }
         }
+        self.check_shares()?;
         self.check_waiters()
     }
 

@@ -208,6 +208,7 @@ impl LockService {
             Step::Ask => fx.push(Effect::Monitor {
                 peer: peer.address,
                 name: peer.name.clone(),
+                private: self.hosts.private(upcall.peer),
             }),
             Step::Done(outcome) => {
                 self.end_upcall(worker, now, call, &upcall, outcome, files, fx);

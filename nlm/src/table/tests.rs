@@ -302,3 +302,53 @@ fn many_files_come_and_go() {
     table.release_owner(A, |_, _| {});
     assert!(table.is_empty());
 }
+
+#[test]
+fn a_cursor_comes_back_from_its_text_and_no_other_text_is_one() {
+    for text in ["0", "3.4096.17", "4294967295.9223372036854775807.4294967295"] {
+        assert_eq!(text.parse::<Cursor>().map(|c| c.to_string()), Ok(text.to_owned()));
+    }
+    for text in [
+        "",
+        ".",
+        "1.",
+        "1.2",
+        "1.2.",
+        "1.2.3.",
+        "1.2.3.4",
+        "+1",
+        "-1",
+        " 1",
+        "01",
+        "1.02.3",
+        "x",
+        "1.x.3",
+        "é",
+        "4294967296",
+        "1.9223372036854775808.3",
+        "1.2.4294967296",
+        "99999999999999999999999999",
+    ] {
+        let error = text.parse::<Cursor>().expect_err(text).to_string();
+        assert!(error.contains("3.4096.17"), "{error}");
+    }
+}
+
+proptest::proptest! {
+    /// Whatever the text, a listing from there ends, and shows only what is there.
+    #[test]
+    fn a_forged_cursor_shows_some_of_the_locks(file in 0..6_u32, start: u64, owner: u32, limit in 0..9_usize) {
+        let mut table = LockTable::new();
+        for byte in 0..40_u64 {
+            let name = [byte as u8 % 4];
+            let _ = table.set(Fh::new(&name).unwrap(), A, r(byte * 2, byte * 2), Exclusive, NOW);
+        }
+        for text in [format!("{file}"), format!("{file}.{}.{owner}", start & OFFSET_MAX), format!("{owner}")] {
+            let (mut cursor, mut shown) = (Some(text.parse::<Cursor>().unwrap()), 0);
+            while let Some(from) = cursor.filter(|_| limit > 0) {
+                cursor = table.page(Some(from), limit, |_, _| shown += 1);
+            }
+            proptest::prop_assert!(shown <= 40);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! A lock service on a bench: short names for calls, and a clock that jumps from one event to the next.
 
 use nfslab_nlm::effect::{Effect, Effects, Event};
-use nfslab_nlm::hosts::{HostKey, Transport};
+use nfslab_nlm::hosts::{HostKey, Private, Transport};
 use nfslab_nlm::personality::Personality;
 use nfslab_nlm::range::Kind;
 use nfslab_nlm::request::{Call, CallId, Callback, Reply, Request};
@@ -83,7 +83,7 @@ impl Asker {
         }
     }
 
-    fn alock(&self) -> Nlm4Lock<'_> {
+    pub fn alock(&self) -> Nlm4Lock<'_> {
         Nlm4Lock {
             caller_name: self.name.into(),
             fh: self.fh.into(),
@@ -114,6 +114,8 @@ pub struct Lab {
     /// Whether a callback can be sent.
     pub callbacks_sent: Option<bool>,
     pub monitor_requests: Vec<IpAddr>,
+    /// What statd was given with each of them.
+    pub privates: Vec<Private>,
     pub file: FileCheck,
 }
 
@@ -138,6 +140,7 @@ impl Lab {
             statd_answers: Some(true),
             callbacks_sent: Some(true),
             monitor_requests: Vec::new(),
+            privates: Vec::new(),
             file: FileCheck::Ok,
         }
     }
@@ -154,7 +157,8 @@ impl Lab {
                         let again = self.replies.insert(id.0, (self.now, reply));
                         assert!(again.is_none(), "call {id:?} was answered twice");
                     }
-                    Effect::Monitor { peer, .. } => {
+                    Effect::Monitor { peer, private, .. } => {
+                        self.privates.push(private);
                         self.monitor_requests.push(peer);
                         if let Some(done) = self.statd_answers {
                             self.service.monitored(self.now, peer, done, &files, &mut self.fx);
@@ -178,13 +182,16 @@ impl Lab {
         self.service.check().unwrap();
     }
 
-    /// Sends a call and returns its number; the answer is in `replies`.
+    /// Sends a call of version 4 and returns its number; the answer is in `replies`.
     pub fn send(&mut self, client: u8, request: Request<'_>) -> u64 {
+        self.send_from(asker(client, 0).host(), request)
+    }
+
+    pub fn send_from(&mut self, from: HostKey, request: Request<'_>) -> u64 {
         self.next_call += 1;
         let id = CallId(self.next_call);
         let check = self.file;
         let files = move |_: &[u8], _: Kind| check;
-        let from = asker(client, 0).host();
         let reply = self
             .service
             .call(self.now, Call { id, from, request }, &files, &mut self.fx);
@@ -220,7 +227,7 @@ impl Lab {
     #[track_caller]
     pub fn stat(&self, call: u64) -> Nlm4Stat {
         match &self.replies.get(&call).expect("no answer yet").1 {
-            Reply::Stat(stat) => *stat,
+            Reply::Stat(stat) | Reply::Share(stat) => *stat,
             Reply::Test(test) => test.stat,
             Reply::Void => panic!("a void answer"),
         }

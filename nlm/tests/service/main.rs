@@ -6,4 +6,5 @@ mod callbacks;
 mod lab;
 mod model;
 mod procedures;
+mod sharing;
 mod stall;

@@ -1,0 +1,151 @@
+//! The lock service in words and as JSON: what a call asks, what is held, what happened. With paths where the
+//! service knows handles.
+
+use crate::control::api;
+use crate::events::What;
+use crate::server::Node;
+use nlm::effect::Event;
+use nlm::request::Request;
+use nlm::service::LockView;
+use nlm::shares::ShareView;
+use nlm::waiters::BlockState;
+use proto::nlm::Nlm4Lock;
+use std::time::Duration;
+
+/// What a request asks, in words.
+pub fn about(node: &Node, request: &Request<'_>) -> String {
+    let lock = |kind: &str, lock: &Nlm4Lock<'_>| {
+        let range = match nlm::range::Range::from_wire(lock.l_offset, lock.l_len) {
+            Ok(range) => range.to_string(),
+            Err(_) => "bytes beyond the largest file".to_owned(),
+        };
+        format!(
+            "{kind}{}, {range}, for {} owner {}",
+            path(node, &lock.fh),
+            lock.caller_name,
+            lock.svid
+        )
+    };
+    let kind = |exclusive| if exclusive { "exclusive " } else { "shared " };
+    match request {
+        Request::Null | Request::FreeAll | Request::Granted | Request::OtherRes => String::new(),
+        Request::Test(args) => lock(kind(args.exclusive), &args.alock),
+        Request::Lock(args) | Request::NmLock(args) => {
+            let again = if args.reclaim { "once more (reclaim): " } else { "" };
+            lock(&format!("{again}{}", kind(args.exclusive)), &args.alock)
+        }
+        Request::Cancel(args) => lock(kind(args.exclusive), &args.alock),
+        Request::Unlock(args) => lock("", &args.alock),
+        Request::Share(args) | Request::Unshare(args) => {
+            let share = &args.share;
+            format!(
+                "{}, {} {}, for {}",
+                path(node, &share.fh),
+                share.access,
+                share.mode,
+                share.caller_name
+            )
+        }
+        Request::SmNotify(news) => format!("{} has state {}", news.mon_name, news.state),
+        Request::GrantedRes(args) => format!("the client answers: {}", args.stat),
+    }
+}
+
+fn path(node: &Node, fh: &[u8]) -> String {
+    node.exports
+        .path_of(fh)
+        .unwrap_or_else(|| format!("an unknown file ({})", hex(fh)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// In milliseconds.
+pub fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// A lock that is held or wanted.
+pub fn lock(node: &Node, lock: &LockView) -> api::LockView {
+    let handle = lock.fh.as_fh().as_slice();
+    let (start, len) = lock.range.to_wire();
+    api::LockView {
+        path: path(node, handle),
+        handle: hex(handle),
+        peer: lock.host.peer,
+        name: lock.caller_name.to_string(),
+        svid: lock.svid,
+        owner: lock.oh.to_string(),
+        kind: lock.kind.to_string(),
+        start,
+        len,
+        since_ms: ms(lock.since),
+    }
+}
+
+/// A share reservation.
+pub fn share(node: &Node, share: &ShareView) -> api::ShareView {
+    let handle = share.fh.as_fh().as_slice();
+    api::ShareView {
+        path: path(node, handle),
+        handle: hex(handle),
+        peer: share.host.peer,
+        name: share.caller_name.to_string(),
+        owner: share.oh.to_string(),
+        access: share.terms.access().to_string(),
+        mode: share.terms.mode().to_string(),
+        since_ms: ms(share.since),
+    }
+}
+
+/// What came of the latest GRANTED.
+pub fn last_callback(state: &BlockState) -> Option<String> {
+    match state {
+        BlockState::Waiting => None,
+        BlockState::Granting { attempts, last, .. } => Some(match last {
+            None => format!("being sent, attempt {attempts}"),
+            Some((_, true)) => format!("delivered, attempt {attempts}, not acknowledged"),
+            Some((_, false)) => format!("could not be delivered, attempt {attempts}"),
+        }),
+    }
+}
+
+/// An event of the service as an event of the server, with paths instead of handles. `None` for what the
+/// server has told already.
+pub fn told(node: &Node, event: &Event) -> Option<What> {
+    let (step, peer) = match event {
+        // The callback's own event says the same, and why.
+        Event::CallbackResult { .. } => return None,
+        Event::CallQueued { from, .. } => ("call-queued", Some(from.peer)),
+        Event::QueueFull { .. } => ("queue-full", None),
+        Event::CallDropped { .. } => ("call-dropped", None),
+        Event::UpcallStarted { peer, .. } => ("upcall-started", Some(*peer)),
+        Event::StatdNotRegistered { peer, .. } => ("statd-not-registered", Some(*peer)),
+        Event::UpcallEnded { peer, .. } => ("upcall-ended", Some(*peer)),
+        Event::HostMonitored { peer, .. } => ("host-monitored", Some(*peer)),
+        Event::Blocked { who, .. } => ("blocked", Some(who.peer)),
+        Event::Deadlock { who, .. } => ("deadlock", Some(who.peer)),
+        Event::Granted { who, .. } => ("granted", Some(who.peer)),
+        Event::GrantedToPoll { who, .. } => ("granted-to-poll", Some(who.peer)),
+        Event::GrantRepeated { who, .. } => ("grant-repeated", Some(who.peer)),
+        Event::GrantAccepted { who, .. } => ("grant-accepted", Some(who.peer)),
+        Event::GrantDenied { who, .. } => ("grant-denied", Some(who.peer)),
+        Event::Leaked { who, .. } => ("leaked", Some(who.peer)),
+        Event::PeerRebooted { peer, .. } => ("peer-rebooted", Some(*peer)),
+        Event::FreedAll { peer, .. } => ("freed-all", Some(*peer)),
+        Event::ServerRebooted { .. } => ("server-rebooted", None),
+        Event::GraceStarted { .. } => ("grace-started", None),
+        Event::GraceEnded => ("grace-ended", None),
+    };
+    let mut text = event.to_string();
+    if let Event::Blocked { what, .. }
+    | Event::Deadlock { what, .. }
+    | Event::Granted { what, .. }
+    | Event::Leaked { what, .. } = event
+    {
+        let fh = what.fh.as_fh().as_slice();
+        text = text.replace(&format!("file {}", what.fh), &path(node, fh));
+    }
+    Some(What::Lockd { step, peer, text })
+}
