@@ -7,13 +7,14 @@
     reason = "a test that panics has failed"
 )]
 
+mod common;
+
+use common::make_file;
 use faults::{Condition, Service};
 use nfslab::server::{Config, Ports, Server};
 use nfslab_tests::nfslab_binary;
-use proto::mount::{DirPath, MountProc, MountRes3};
-use proto::nfs3::{Create3Args, Create3Res, CreateHow3, Diropargs3, Nfs3Proc, NfsFh3, Res3, Sattr3};
 use proto::nlm::{LockArgs, Nlm4Lock, Nlm4Stat, NlmProc, Res, UnlockArgs};
-use rpc::client::{CallError, Client, Identity, Options, Target};
+use rpc::client::{CallError, Client, Identity, Target};
 use rpc::msg::Transport;
 use rpc::xdr;
 use serde_json::Value;
@@ -25,48 +26,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn connect(client: [u8; 4], server: &Server, service: Service) -> Client {
-    let options = Options {
-        from: Some(SocketAddr::from((client, 0))),
-        identity: Identity::Sys {
-            machine: "test".into(),
-            uid: 0,
-            gid: 0,
-            groups: vec![],
-        },
-        first_xid: 1,
-        patience: PATIENCE,
-        tap: None,
-    };
-    let to = SocketAddr::from(([127, 0, 0, 1], server.port(service)));
-    Client::connect(Transport::Tcp, to, options).await.unwrap()
-}
-
-/// A file on the server, by its handle.
-async fn make_file(server: &Server, name: &str) -> Vec<u8> {
-    let mount = connect([127, 0, 0, 1], server, Service::Mount).await;
-    let target = Target::new(proto::mount::PROGRAM, 3, MountProc::MOUNTPROC3_MNT.0);
-    let reply = mount
-        .call(target, &DirPath::from("/lab"), PATIENCE)
-        .await
-        .unwrap();
-    let MountRes3::Ok { fhandle, .. } = xdr::from_bytes(&reply).unwrap() else {
-        panic!("not mounted")
-    };
-    let nfs = connect([127, 0, 0, 1], server, Service::Nfs).await;
-    let target = Target::new(proto::nfs3::PROGRAM, 3, Nfs3Proc::NFSPROC3_CREATE.0);
-    let dir = NfsFh3::from(fhandle.0);
-    let args = Create3Args {
-        where_: Diropargs3 {
-            dir,
-            name: name.into(),
-        },
-        how: CreateHow3::Unchecked(Sattr3::default()),
-    };
-    let reply = nfs.call(target, &args, PATIENCE).await.unwrap();
-    match xdr::from_bytes::<Create3Res<'_>>(&reply).unwrap() {
-        Res3::Ok(made) => made.obj.unwrap().0.to_vec(),
-        Res3::Err(status, _) => panic!("not made: {status}"),
-    }
+    common::connect(client.into(), server, service, Transport::Tcp).await
 }
 
 fn alock(fh: &[u8], svid: i32) -> Nlm4Lock<'_> {

@@ -1,0 +1,60 @@
+//! What several tests of a server over loopback need.
+
+use faults::Service;
+use nfslab::server::Server;
+use proto::mount::{DirPath, MountProc, MountRes3};
+use proto::nfs3::{Create3Args, Create3Res, CreateHow3, Diropargs3, Nfs3Proc, NfsFh3, Res3, Sattr3};
+use rpc::client::{Client, Identity, Options, Target};
+use rpc::msg::Transport;
+use rpc::xdr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A connection from `client` to a service.
+pub async fn connect(client: IpAddr, server: &Server, service: Service, transport: Transport) -> Client {
+    let options = Options {
+        from: Some(SocketAddr::new(client, 0)),
+        identity: Identity::Sys {
+            machine: "test".into(),
+            uid: 0,
+            gid: 0,
+            groups: vec![],
+        },
+        first_xid: 1,
+        patience: PATIENCE,
+        tap: None,
+    };
+    let to = SocketAddr::new(HERE, server.port(service));
+    Client::connect(transport, to, options).await.unwrap()
+}
+
+/// A file on the server, by its handle.
+pub async fn make_file(server: &Server, name: &str) -> Vec<u8> {
+    let mount = connect(HERE, server, Service::Mount, Transport::Tcp).await;
+    let target = Target::new(proto::mount::PROGRAM, 3, MountProc::MOUNTPROC3_MNT.0);
+    let reply = mount
+        .call(target, &DirPath::from("/lab"), PATIENCE)
+        .await
+        .unwrap();
+    let MountRes3::Ok { fhandle, .. } = xdr::from_bytes(&reply).unwrap() else {
+        panic!("not mounted")
+    };
+    let nfs = connect(HERE, server, Service::Nfs, Transport::Tcp).await;
+    let target = Target::new(proto::nfs3::PROGRAM, 3, Nfs3Proc::NFSPROC3_CREATE.0);
+    let dir = NfsFh3::from(fhandle.0);
+    let args = Create3Args {
+        where_: Diropargs3 {
+            dir,
+            name: name.into(),
+        },
+        how: CreateHow3::Unchecked(Sattr3::default()),
+    };
+    let reply = nfs.call(target, &args, PATIENCE).await.unwrap();
+    match xdr::from_bytes::<Create3Res<'_>>(&reply).unwrap() {
+        Res3::Ok(made) => made.obj.unwrap().0.to_vec(),
+        Res3::Err(status, _) => panic!("not made: {status}"),
+    }
+}
