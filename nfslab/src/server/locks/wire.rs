@@ -188,7 +188,6 @@ fn narrowed<Wide: Encode, Narrow: Encode + From<Wide>>(out: &mut Writer, version
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::dispatch::Refusal;
 
     #[test]
     fn each_version_has_its_procedures() {
