@@ -10,10 +10,11 @@
     reason = "a test that panics has failed"
 )]
 
+#[allow(dead_code, reason = "not every test needs all of it")]
 mod common;
 
 use bytes::Bytes;
-use common::{connect, make_file};
+use common::{connect, connect_from, make_file};
 use faults::{Condition, Service};
 use nfslab::server::{Config, Ports, Server};
 use proto::nlm::{self, FshAccess, FshMode, Nlm4Stat, NlmProc, V1, V3, V4, v3};
@@ -505,6 +506,15 @@ async fn news_of_a_reboot_come_by_way_of_the_status_monitor_only() {
             matches!(refused, Err(CallError::Refused(RpcError::SystemErr))),
             "{refused:?}"
         );
+    }
+    // Our own monitor may, but must bring what it was given.
+    let from = SocketAddr::from(([127, 0, 7, 10], 1009));
+    match connect_from(from, &server, Service::Lockd, Transport::Tcp).await {
+        Ok(monitor) => {
+            let reply = call(&monitor, V3, NlmProc::NLM_SM_NOTIFY, status.clone()).await;
+            assert!(reply.unwrap().is_empty());
+        }
+        Err(error) => println!("not tried from a reserved port: {error}"),
     }
     assert_eq!(server.node().locks(None, 9).total, 1);
     let statd = connect([127, 0, 7, 10].into(), &server, Service::Statd, Transport::Udp).await;

@@ -7,6 +7,7 @@
     reason = "a test that panics has failed"
 )]
 
+#[allow(dead_code, reason = "not every test needs all of it")]
 mod common;
 
 use common::make_file;
@@ -18,7 +19,6 @@ use rpc::client::{CallError, Client, Identity, Target};
 use rpc::msg::Transport;
 use rpc::xdr;
 use serde_json::Value;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
@@ -307,6 +307,14 @@ fn the_shell_commands_show_and_change_a_running_server() {
     assert_eq!(serving.json(&["peer", "forget", "--all"])["forgotten"], 0);
     assert_eq!(serving.ask(&["peer", "forget", "nobody"]).status.code(), Some(1));
     assert_eq!(serving.json(&["lock", "list"])["total"], 0);
+    assert_eq!(
+        serving.json(&["lock", "list", "--after", "4294967295.7.1"])["total"],
+        0
+    );
+    assert_eq!(
+        serving.ask(&["lock", "list", "--after", "1.2"]).status.code(),
+        Some(2)
+    );
     assert_eq!(condition(serving.json(&["reset"])), "ok");
     let text = String::from_utf8(serving.ask(&["events"]).stdout).unwrap();
     assert!(text.contains("statd is now: slow 5s"), "{text}");

@@ -4,7 +4,7 @@ use faults::Service;
 use nfslab::server::Server;
 use proto::mount::{DirPath, MountProc, MountRes3};
 use proto::nfs3::{Create3Args, Create3Res, CreateHow3, Diropargs3, Nfs3Proc, NfsFh3, Res3, Sattr3};
-use rpc::client::{Client, Identity, Options, Target};
+use rpc::client::{CallError, Client, Identity, Options, Target};
 use rpc::msg::Transport;
 use rpc::xdr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,8 +15,19 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A connection from `client` to a service.
 pub async fn connect(client: IpAddr, server: &Server, service: Service, transport: Transport) -> Client {
+    let from = SocketAddr::new(client, 0);
+    connect_from(from, server, service, transport).await.unwrap()
+}
+
+/// [`connect`], from this very port.
+pub async fn connect_from(
+    from: SocketAddr,
+    server: &Server,
+    service: Service,
+    transport: Transport,
+) -> Result<Client, CallError> {
     let options = Options {
-        from: Some(SocketAddr::new(client, 0)),
+        from: Some(from),
         identity: Identity::Sys {
             machine: "test".into(),
             uid: 0,
@@ -28,7 +39,7 @@ pub async fn connect(client: IpAddr, server: &Server, service: Service, transpor
         tap: None,
     };
     let to = SocketAddr::new(HERE, server.port(service));
-    Client::connect(transport, to, options).await.unwrap()
+    Client::connect(transport, to, options).await
 }
 
 /// A file on the server, by its handle.
