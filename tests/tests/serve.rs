@@ -7,7 +7,6 @@
     reason = "a test that panics has failed"
 )]
 
-#[allow(dead_code, reason = "not every test needs all of it")]
 mod common;
 
 use common::make_file;

@@ -12,6 +12,7 @@ use crate::request::Reply;
 use crate::shares::{NotShared, Reservation, ShareKey, ShareView, Terms};
 use crate::{Now, limits};
 use proto::nlm::{Nlm4Stat, ShareArgs};
+use std::collections::BTreeMap;
 
 fn reply(done: Done<Nlm4Stat>) -> Done<Reply> {
     match done {
@@ -137,12 +138,12 @@ impl LockService {
 
     pub(super) fn check_shares(&self) -> Result<(), String> {
         self.shares.check()?;
+        let mut counted: BTreeMap<PeerId, usize> = BTreeMap::new();
+        for host in self.shares.hosts() {
+            *counted.entry(self.hosts.peer_of(host)).or_default() += 1;
+        }
         for (id, peer) in self.hosts.peers() {
-            let has = self
-                .shares
-                .hosts()
-                .filter(|h| self.hosts.peer_of(*h) == id)
-                .count();
+            let has = counted.get(&id).copied().unwrap_or(0);
             if has != peer.shares {
                 return Err(format!(
                     "{}: counts {} shares, has {has}",
