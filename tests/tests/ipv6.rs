@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const PROGRAMS: [(u32, u32); 9] = [
+const PROGRAMS: [(u32, u32); 11] = [
     (100_000, 2),
     (100_000, 3),
     (100_000, 4),
@@ -26,6 +26,8 @@ const PROGRAMS: [(u32, u32); 9] = [
     (100_005, 1),
     (100_005, 2),
     (100_005, 3),
+    (100_021, 1),
+    (100_021, 3),
     (100_021, 4),
     (100_024, 1),
 ];
