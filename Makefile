@@ -15,11 +15,13 @@ demo: deps build ## Freeze a real Linux kernel in flock(), see why, cure it
 	@echo "== the frozen processes: about half a minute =="
 	$(NFSLAB) run scenarios/frozen-processes.toml
 
+# Every test of the whole that needs no kernel.
+QUICK_TESTS = $(filter-out kernel,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 .PHONY: test
 test: deps lint build ## Run every test, those on a real kernel included
 	@echo "== unit, model, codec and hostile-byte tests =="
 	$(CARGO) test --workspace --exclude nfslab-vm --exclude nfslab-tests --quiet
-	$(CARGO) test -p nfslab-tests --test oracle --test hostile --test corpus --test serve --quiet
+	$(CARGO) test -p nfslab-tests $(addprefix --test ,$(QUICK_TESTS)) --quiet
 	@echo "== tests on real kernels =="
 	$(CARGO) test -p nfslab-vm
 	$(CARGO) test -p nfslab-tests --test kernel -- --nocapture --test-threads=1
