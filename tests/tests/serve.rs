@@ -9,10 +9,11 @@
 
 mod common;
 
-use common::make_file;
+use common::{make_file, mounted};
 use faults::{Condition, Service};
 use nfslab::server::{Config, Ports, Server};
 use nfslab_tests::nfslab_binary;
+use proto::nfs3::{Diropargs3, Nfs3Proc, NfsFh3, Nfsstat3, Remove3Res};
 use proto::nlm::{LockArgs, Nlm4Lock, Nlm4Stat, NlmProc, Res, UnlockArgs};
 use rpc::client::{CallError, Client, Identity, Target};
 use rpc::msg::Transport;
@@ -218,6 +219,35 @@ async fn an_absent_service_is_refused_and_comes_back_on_the_same_port() {
     let client = connect([127, 0, 0, 2], &server, Service::Portmap).await;
     client.call(null, &(), PATIENCE).await.unwrap();
     server.stop().await;
+}
+
+/// A REMOVE whose answer was lost is sent again, on another connection: it must not say that the file is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_remove_is_answered_as_before_unless_the_cache_is_off() {
+    for (drc, expected) in [(true, Nfsstat3::NFS3_OK), (false, Nfsstat3::NFS3ERR_NOENT)] {
+        let config = Config {
+            ports: Ports::AUTO,
+            drc,
+            ..Config::default()
+        };
+        let server = Server::start(config).await.unwrap();
+        let root = mounted(&server).await;
+        make_file(&server, "f").await;
+        let target = Target::new(proto::nfs3::PROGRAM, 3, Nfs3Proc::NFSPROC3_REMOVE.0);
+        let args = Diropargs3 {
+            dir: NfsFh3::from(&root[..]),
+            name: "f".into(),
+        };
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            // Every connection counts its xids from 1.
+            let nfs = connect([127, 0, 0, 1], &server, Service::Nfs).await;
+            let reply = nfs.call(target, &args, PATIENCE).await.unwrap();
+            answers.push(xdr::from_bytes::<Remove3Res>(&reply).unwrap().status());
+        }
+        assert_eq!(answers, [Nfsstat3::NFS3_OK, expected], "cache: {drc}");
+        server.stop().await;
+    }
 }
 
 // --- the binary -------------------------------------------------------------------------------------

@@ -51,6 +51,9 @@ pub struct Serve {
     /// [default: nfslab/handle-key in $XDG_STATE_HOME or ~/.local/state]
     #[arg(long, value_name = "FILE")]
     handle_key: Option<PathBuf>,
+    /// Execute repeated NFS calls again, as a server does whose duplicate request cache is too small.
+    #[arg(long)]
+    no_drc: bool,
     /// Record every RPC as pcapng, with what was done to it.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -93,6 +96,7 @@ impl Serve {
             control: self.control,
             seed: self.seed,
             grace: Duration::from_secs(self.grace),
+            drc: !self.no_drc,
             pcap: self.pcap,
             ready_file: self.ready_file,
             handle_key: self.handle_key,

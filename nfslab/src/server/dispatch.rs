@@ -9,10 +9,12 @@ use crate::events::What;
 use bytes::Bytes;
 use faults::{Direction, Exchange, Plan, Service};
 use nfsd::{CallError, Caller, Cx};
+use parking_lot::Mutex;
 use proto::mount::{MountProc, MountProc1};
-use proto::nfs3::Nfstime3;
+use proto::nfs3::{Nfs3Proc, Nfstime3};
 use proto::nlm::NlmProc;
 use proto::nsm::SmProc;
+use rpc::drc::{self, Seen};
 use rpc::msg::{self, CallHeader, Credential, NotACall, RpcError, Transport};
 use rpc::server::{Flow, Origin};
 use rpc::xdr::{self, Reader, Writer};
@@ -77,9 +79,58 @@ impl Door {
         Door { node, service }
     }
 
-    /// Handles a call that nothing keeps from being executed. The reply, if there is one already, is in
-    /// `out` with its header.
+    /// Handles a call that nothing keeps from being executed, but not twice what must not be done twice. The
+    /// reply, if there is one already, is in `out` with its header.
     fn execute(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<String> {
+        let Some((drc, key)) = self.remembered(call) else {
+            return self.execute_anew(call, out);
+        };
+        let seen = drc.lock().look_up(key);
+        match seen {
+            Seen::Answered(reply) => {
+                out.raw(&reply);
+                Some("as before".to_owned())
+            }
+            Seen::InProgress => None,
+            Seen::New => {
+                let mark = out.mark();
+                let status = self.execute_anew(call, out);
+                match status {
+                    Some(_) => drc.lock().answered(&key, out.bytes_since(mark)),
+                    None => drc.lock().forget(&key),
+                }
+                status
+            }
+        }
+    }
+
+    /// The duplicate request cache and the call's key in it, if the call is one that must not be executed twice:
+    /// those of NFS that change something. knfsd remembers the same ones; lockd, rpcbind and statd none.
+    fn remembered(&self, call: &Incoming<'_>) -> Option<(&Mutex<drc::Cache>, drc::Key)> {
+        let drc = self.node.drc.as_ref().filter(|_| self.service == Service::Nfs)?;
+        let changes = matches!(
+            Nfs3Proc(call.header.procedure),
+            Nfs3Proc::NFSPROC3_SETATTR
+                | Nfs3Proc::NFSPROC3_WRITE
+                | Nfs3Proc::NFSPROC3_CREATE
+                | Nfs3Proc::NFSPROC3_MKDIR
+                | Nfs3Proc::NFSPROC3_SYMLINK
+                | Nfs3Proc::NFSPROC3_MKNOD
+                | Nfs3Proc::NFSPROC3_REMOVE
+                | Nfs3Proc::NFSPROC3_RMDIR
+                | Nfs3Proc::NFSPROC3_RENAME
+                | Nfs3Proc::NFSPROC3_LINK
+        );
+        changes.then(|| {
+            (
+                drc,
+                drc::Key::new(call.origin.peer.ip(), &call.header, &call.args),
+            )
+        })
+    }
+
+    /// Handles a call, whether or not it came before.
+    fn execute_anew(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<String> {
         let mark = out.mark();
         msg::accepted(out, call.header.xid);
         let answered = match check_program(self.service, &call.header) {

@@ -39,8 +39,9 @@ use faults::{Condition, Conditions, Faults, Service};
 use listeners::Listeners;
 use locks::Locks;
 use nfsd::{Exports, Mount, Nfs3};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use portmap::{Registry, System};
+use rpc::drc;
 use rpc::msg::Transport;
 use serde::Serialize;
 use statd::Statd;
@@ -93,6 +94,8 @@ pub struct Config {
     pub grace: Duration,
     /// How the services are at the start.
     pub conditions: Conditions,
+    /// Whether NFS answers a repeated call as before rather than execute it again.
+    pub drc: bool,
     /// Where every message is recorded.
     pub pcap: Option<PathBuf>,
     /// Written once every listener accepts.
@@ -114,6 +117,7 @@ impl Default for Config {
             seed: 1,
             grace: Duration::ZERO,
             conditions: Conditions::default(),
+            drc: true,
             pcap: None,
             ready_file: None,
             handle_key: None,
@@ -147,6 +151,8 @@ pub struct Node {
     locks: Locks,
     statd: Statd,
     capture: Option<Arc<Capture>>,
+    /// The answers to NFS calls that must not be executed twice, unless that is wanted.
+    drc: Option<Mutex<drc::Cache>>,
     /// Calls that may wait for a disk at one time.
     waiting: Arc<tokio::sync::Semaphore>,
     listeners: OnceLock<Listeners>,
@@ -203,6 +209,7 @@ impl Node {
             locks: Locks::new(personality, grace, clock.now(), Callbacks::new(capture.clone())),
             statd: Statd::new(),
             capture,
+            drc: config.drc.then(Mutex::default),
             waiting: Arc::new(tokio::sync::Semaphore::new(dispatch::MAX_WAITING)),
             listeners: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),

@@ -42,20 +42,26 @@ pub async fn connect_from(
     Client::connect(transport, to, options).await
 }
 
-/// A file on the server, by its handle.
-pub async fn make_file(server: &Server, name: &str) -> Vec<u8> {
+/// The root of the export, by its handle.
+pub async fn mounted(server: &Server) -> Vec<u8> {
     let mount = connect(HERE, server, Service::Mount, Transport::Tcp).await;
     let target = Target::new(proto::mount::PROGRAM, 3, MountProc::MOUNTPROC3_MNT.0);
     let reply = mount
         .call(target, &DirPath::from("/lab"), PATIENCE)
         .await
         .unwrap();
-    let MountRes3::Ok { fhandle, .. } = xdr::from_bytes(&reply).unwrap() else {
-        panic!("not mounted")
-    };
+    match xdr::from_bytes(&reply).unwrap() {
+        MountRes3::Ok { fhandle, .. } => fhandle.0.to_vec(),
+        MountRes3::Err(status) => panic!("not mounted: {status}"),
+    }
+}
+
+/// A file on the server, by its handle.
+pub async fn make_file(server: &Server, name: &str) -> Vec<u8> {
+    let root = mounted(server).await;
     let nfs = connect(HERE, server, Service::Nfs, Transport::Tcp).await;
     let target = Target::new(proto::nfs3::PROGRAM, 3, Nfs3Proc::NFSPROC3_CREATE.0);
-    let dir = NfsFh3::from(fhandle.0);
+    let dir = NfsFh3::from(&root[..]);
     let args = Create3Args {
         where_: Diropargs3 {
             dir,
