@@ -1,8 +1,8 @@
 //! The lock table against a model that is plainly right: for every byte of a small file, who has it
 //! and how. Slow and obvious, which is the point.
 //!
-//! `NLM_MODEL_STEPS` sets the number of transitions of the long run; proptest prints the seed and the
-//! shrunk steps of a failure.
+//! proptest prints the shrunk steps of a failure. `PROPTEST_CASES` (256 unless set) makes it longer: with
+//! 20000 it is a million transitions.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -262,7 +262,7 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// 64 runs of 200 steps: 12,800 transitions, the invariants and the whole listing after each.
     #[test]
@@ -329,7 +329,7 @@ fn cut(list: &mut Vec<Held>, owner: u32, first: u64, last: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The small file above fits into a node or two. Here some two thousand locks make a tree of three
     /// levels, most of them shared and overlapping, some reaching far; the model is a plain list.

@@ -190,9 +190,9 @@ impl Checked {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 3, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// 80 runs of 150 steps: 12,000 transitions, the invariants after each.
+    /// 85 runs of 150 steps: 12,750 transitions, the invariants after each.
     #[test]
     fn waiting_always_has_a_reason_and_an_end(
         steps in prop::collection::vec(steps(), 150),
