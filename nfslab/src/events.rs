@@ -211,6 +211,11 @@ impl Event {
     }
 }
 
+/// A duration in milliseconds: the unit of every figure in events, reports and the control API.
+pub fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
 /// Milliseconds as a person reads them.
 pub fn seconds(ms: f64) -> String {
     if ms < 1.0 {
@@ -251,7 +256,7 @@ impl EventLog {
         kept.last += 1;
         let event = Arc::new(Event {
             n: kept.last,
-            at_ms: at.as_secs_f64() * 1000.0,
+            at_ms: ms(at),
             what,
         });
         if kept.events.len() == KEPT {

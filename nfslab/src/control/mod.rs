@@ -15,6 +15,7 @@
 pub mod api;
 pub mod client;
 
+use crate::events::ms;
 use crate::server::Node;
 use api::{
     ClockView, ErrorBody, ForgetView, LockPage, PeerView, ServiceView, SetClock, SetService, VersionView,
@@ -180,7 +181,7 @@ fn as_sse(
 
 async fn clock(State(node): State<Arc<Node>>) -> Json<ClockView> {
     Json(ClockView {
-        now_ms: node.clock.now().as_secs_f64() * 1000.0,
+        now_ms: ms(node.clock.now()),
     })
 }
 

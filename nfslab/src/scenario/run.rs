@@ -11,7 +11,7 @@ use super::tell;
 use super::timeline::{Side, Timeline, Tone};
 use crate::clock::Clock;
 use crate::control::client::{Control, Endpoint};
-use crate::events::seconds;
+use crate::events::{ms, seconds};
 use crate::server::{Config, ControlAt, ExportSpec, Ports, Server, StoreSpec};
 use anyhow::{Context, Result, anyhow};
 use parking_lot::Mutex;
@@ -102,11 +102,6 @@ pub async fn run(scenario: &Scenario, setting: &Setting, timeline: Shared) -> Re
     };
     tell::verdict(scenario, &verdict, &timeline);
     Ok(verdict)
-}
-
-/// Milliseconds, for reports.
-pub(super) fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
 }
 
 /// The server's configuration. `folders` keeps the directories that were made for this run; they go with it.

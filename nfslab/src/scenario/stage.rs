@@ -2,10 +2,10 @@
 
 use super::file::{Exec, KernelLine, Locks, Prints, Processes, Scenario, Start, Step, Verb};
 use super::report::StepResult;
-use super::run::{Booted, Shared, ms};
+use super::run::{Booted, Shared};
 use super::timeline::{Side, Tone};
 use crate::control::client::Control;
-use crate::events::{Event, What, seconds};
+use crate::events::{Event, What, ms, seconds};
 use crate::server::Server;
 use anyhow::{Result, anyhow, bail};
 use regex::Regex;

@@ -1,6 +1,7 @@
 //! One timeline of a run: what the server did on the left, what the clients' kernels showed on the right,
 //! and between them what the scenario did and why.
 
+use crate::events::ms;
 use console::{Style, Term, measure_text_width, pad_str};
 use serde::Serialize;
 use std::io::Write;
@@ -113,7 +114,7 @@ impl Timeline {
     /// Adds a line.
     pub fn add(&mut self, at: Duration, side: Side, tone: Tone, text: impl Into<String>) {
         self.lines.push(Line {
-            at_ms: at.as_secs_f64() * 1000.0,
+            at_ms: ms(at),
             side,
             tone,
             text: text.into(),
@@ -122,7 +123,7 @@ impl Timeline {
 
     /// Prints what happened before `now` less [`HOLD_BACK`].
     pub fn settle(&mut self, now: Duration) {
-        self.print_until(now.saturating_sub(HOLD_BACK).as_secs_f64() * 1000.0);
+        self.print_until(ms(now.saturating_sub(HOLD_BACK)));
     }
 
     /// Prints everything.

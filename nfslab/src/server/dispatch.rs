@@ -5,7 +5,7 @@
 
 use super::portmap::{self, Asker};
 use super::{Node, programs};
-use crate::events::What;
+use crate::events::{What, ms};
 use bytes::Bytes;
 use faults::{Direction, Exchange, Plan, Service};
 use nfsd::{CallError, Caller, Cx};
@@ -423,7 +423,7 @@ impl Logged {
             about: self.about,
             status,
             copy: false,
-            took_ms: (node.clock.now() - call.received).as_secs_f64() * 1000.0,
+            took_ms: ms(node.clock.now() - call.received),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::callbacks::{Callbacks, Encoded};
 use super::dispatch::{Answer, Incoming, Refusal};
 use super::{Node, Service};
 use crate::control::api;
-use crate::events::What;
+use crate::events::{What, ms};
 use faults::{Condition, Direction, Exchange, Plan};
 use nlm::effect::{Effect, Effects, Event};
 use nlm::hosts::{HostKey, Monitored};
@@ -31,7 +31,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use view::ms;
 use wire::{Decoded, Way};
 
 /// Most locks in one answer of the control API.

@@ -2,7 +2,7 @@
 //! service knows handles.
 
 use crate::control::api;
-use crate::events::What;
+use crate::events::{What, ms};
 use crate::server::Node;
 use nlm::effect::Event;
 use nlm::request::Request;
@@ -10,7 +10,6 @@ use nlm::service::LockView;
 use nlm::shares::ShareView;
 use nlm::waiters::BlockState;
 use proto::nlm::Nlm4Lock;
-use std::time::Duration;
 
 /// What a request asks, in words.
 pub fn about(node: &Node, request: &Request<'_>) -> String {
@@ -59,11 +58,6 @@ fn path(node: &Node, fh: &[u8]) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// In milliseconds.
-pub fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
 }
 
 /// A lock that is held or wanted.
