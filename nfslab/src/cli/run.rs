@@ -8,7 +8,7 @@ use super::output::json;
 use super::{Done, Exit, OrExit, Output, Stop, Stopped, runtime};
 use crate::scenario::file::Scenario;
 use crate::scenario::report::{self, Full, Verdict, Wanted};
-use crate::scenario::run::{Setting, run};
+use crate::scenario::run::{Setting, Store, run};
 use crate::scenario::timeline::Timeline;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
@@ -26,6 +26,7 @@ use vm::{Cache, Extras, Progress, Userland};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  nfslab run scenarios/frozen-processes.toml\n  \
                         nfslab run --kernel 6.12 --pcap frozen.pcapng scenarios/frozen-processes.toml\n  \
+                        nfslab run --store dir scenarios/suites/git.toml   (the same on a real directory, as root)\n  \
                         nfslab run --report junit=report.xml scenarios/*.toml")]
 pub struct Run {
     /// Scenario files.
@@ -40,6 +41,9 @@ pub struct Run {
     /// For every hashed choice.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// What is behind the exports that the scenarios keep in memory.
+    #[arg(long, value_enum, default_value_t)]
+    store: Store,
     /// Record every RPC as pcapng.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -171,6 +175,7 @@ impl Run {
             kernels,
             kernel: self.kernel.map(|series| series.to_string()),
             seed: self.seed,
+            store: self.store,
             pcap: self.pcap.clone(),
             out: self.out.clone(),
         };
@@ -221,6 +226,9 @@ impl Run {
         command.arg("--report").arg(format!("json={}", report.display()));
         if let Some(kernel) = &self.kernel {
             command.arg(format!("--kernel={kernel}"));
+        }
+        if self.store == Store::Dir {
+            command.args(["--store", "dir"]);
         }
         command.args(self.variables.iter().map(|text| format!("--set={text}")));
         if let Some(pcap) = &self.pcap {

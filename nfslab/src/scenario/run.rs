@@ -30,6 +30,16 @@ pub(super) const BOOT: Duration = Duration::from_secs(60);
 /// Where the control API listens inside the namespace.
 const CONTROL: &str = "127.0.0.1:9049";
 
+/// What is behind the exports that a scenario keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Store {
+    /// A tree in memory, as the scenario says.
+    #[default]
+    Mem,
+    /// A real directory instead, made for the run in $TMPDIR (as root).
+    Dir,
+}
+
 /// What a run needs beside the scenario.
 pub struct Setting {
     /// The namespace in which this process is.
@@ -44,6 +54,8 @@ pub struct Setting {
     pub kernel: Option<String>,
     /// For every hashed choice.
     pub seed: u64,
+    /// What is behind the exports that the scenario keeps in memory.
+    pub store: Store,
     /// Where the capture goes.
     pub pcap: Option<PathBuf>,
     /// Where consoles go.
@@ -126,7 +138,7 @@ fn config(scenario: &Scenario, setting: &Setting, folders: &mut Vec<TempDir>) ->
         .server
         .exports
         .iter()
-        .map(|text| export(text, folders))
+        .map(|text| export(text, setting.store, folders))
         .collect::<Result<_>>()?;
     // What is made for a run needs no key that outlives it.
     config.handle_key = folders.first().map(|folder| folder.path().join("handle-key"));
@@ -137,9 +149,9 @@ fn config(scenario: &Scenario, setting: &Setting, folders: &mut Vec<TempDir>) ->
 }
 
 /// An export, with the directory behind it if that is to be made for the run.
-fn export(text: &str, folders: &mut Vec<TempDir>) -> Result<ExportSpec> {
+fn export(text: &str, store: Store, folders: &mut Vec<TempDir>) -> Result<ExportSpec> {
     let (mut spec, made) = parse_export(text)?;
-    if made {
+    if made || (spec.store == StoreSpec::Mem && store == Store::Dir) {
         let folder = tempfile::tempdir().context("cannot make a directory for TMPDIR")?;
         let dir = folder.path().join("export");
         std::fs::create_dir(&dir)?;
