@@ -16,7 +16,7 @@ demo: deps build ## Freeze a real Linux kernel in flock(), see why, cure it
 	$(NFSLAB) run scenarios/frozen-processes.toml
 
 # Every test of the whole that needs no kernel.
-QUICK_TESTS = $(filter-out kernel,$(basename $(notdir $(wildcard tests/tests/*.rs))))
+QUICK_TESTS = $(filter-out kernel restart,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 .PHONY: test
 test: deps lint build ## Run every test, those on a real kernel included
 	@echo "== unit, model, codec and hostile-byte tests =="
@@ -25,6 +25,7 @@ test: deps lint build ## Run every test, those on a real kernel included
 	@echo "== tests on real kernels =="
 	$(CARGO) test -p nfslab-vm
 	$(CARGO) test -p nfslab-tests --test kernel -- --nocapture --test-threads=1
+	$(CARGO) test -p nfslab-tests --test restart
 
 .PHONY: kernels
 kernels: deps build ## Run every scenario on further kernels: $(KERNELS)
