@@ -182,15 +182,22 @@ fn the_personalities_differ_as_measured() {
 /// The short of it; `make suites` runs all suites, and for longer.
 #[test]
 fn suites_of_others_pass() {
-    Run::of("suites/git", &["--set=files=30", "--set=commits=3"]).check_without_locks();
-    Run::of("suites/sqlite", &["--set=transactions=40"]).check();
-    let stressors = "--set=stressors=flock fcntl dir rename";
-    Run::of("suites/stress-ng", &["--set=seconds=1", stressors]).check();
+    for store in ["--store=mem", "--store=dir"] {
+        Run::of("suites/git", &[store, "--set=files=20", "--set=commits=2"]).check_without_locks();
+        Run::of("suites/sqlite", &[store, "--set=transactions=20"]).check();
+        let stressors = "--set=stressors=flock fcntl dir rename";
+        Run::of("suites/stress-ng", &[store, "--set=seconds=1", stressors]).check();
+    }
 }
 
 #[test]
 fn rpcinfo_and_showmount_print_what_there_is() {
     Run::of("tools-see-everything", &[]).check();
+}
+
+#[test]
+fn a_client_that_is_no_kernel_sees_the_same() {
+    Run::of("libnfs-tools", &[]).check_without_locks();
 }
 
 #[test]
