@@ -1,0 +1,174 @@
+//! `nfslab-bench`: how fast the server is, beside a responder that does nothing.
+//!
+//! ```text
+//!                       ┌─ nfslab serve      (a process of its own)
+//! load (this process) ──┤                       turn and turn about, several rounds
+//!                       └─ nfslab-bench floor  (another)
+//! ```
+//!
+//! Absolute rates mean nothing: they are those of the machine, the kernel's loopback and the load generator. So
+//! each workload is run against both, one after the other, in several rounds; the figure is the ratio.
+//!
+//! - `load.rs`: connections with calls in flight, as fast as the replies come;
+//! - `work.rs`: the workloads: what is called, and which answer is right;
+//! - `floor.rs`: the responder that does nothing; `target.rs`: both of them as processes;
+//! - `report.rs`: the table.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a measurement needs a clock"
+)]
+
+mod floor;
+mod load;
+mod report;
+mod target;
+mod work;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use load::Load;
+use report::{Figure, Report, Row};
+use std::path::PathBuf;
+use std::time::Duration;
+use target::Target;
+use work::{Setup, WORKLOADS, Work};
+
+/// Measures nfslab over loopback, beside a responder that does nothing.
+#[derive(Debug, Parser)]
+#[command(after_help = "Examples:\n  nfslab-bench\n  nfslab-bench --only getattr --rounds 7\n  \
+                        nfslab-bench --output json > figures.json")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Sub>,
+    /// Measure only what has this in its name. Repeatable.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// How long each run is measured.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.5)]
+    seconds: f64,
+    /// How many runs of each against each target.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: usize,
+    /// The server's program. [default: nfslab beside this one]
+    #[arg(long, value_name = "FILE")]
+    server: Option<PathBuf>,
+    /// Further arguments for `nfslab serve`, separated by spaces.
+    #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
+    serve: String,
+    /// What is printed: a table, or JSON.
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    output: report::Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// The responder that does nothing, on a free port, with the answers in FILE.
+    #[command(hide = true)]
+    Floor {
+        /// Written by the measuring process.
+        answers: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if let Some(Sub::Floor { answers }) = &cli.command {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        return runtime.block_on(floor::serve(answers));
+    }
+    // One thread makes the load: what is left of the machine is the server's.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(measure(&cli))?;
+    report.print(cli.output);
+    Ok(())
+}
+
+async fn measure(cli: &Cli) -> Result<Report> {
+    let program = match &cli.server {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?.with_file_name("nfslab"),
+    };
+    let wanted = |name: &str| cli.only.is_empty() || cli.only.iter().any(|text| name.contains(text.as_str()));
+    let seconds = Duration::from_secs_f64(cli.seconds);
+    let mut report = Report::default();
+    for work in WORKLOADS.iter().filter(|work| wanted(work.name)) {
+        let row = compare(work, &program, cli, seconds).await.with_context(|| work.name.to_owned())?;
+        eprintln!("{row}");
+        report.rows.push(row);
+    }
+    if wanted(MEMORY) {
+        let figure = memory(&program, cli).await?;
+        eprintln!("{figure}");
+        report.figures.push(figure);
+    }
+    if wanted(CONNECTIONS) {
+        let figure = connections(&program, cli).await?;
+        eprintln!("{figure}");
+        report.figures.push(figure);
+    }
+    if report.rows.is_empty() && report.figures.is_empty() {
+        let names: Vec<_> = WORKLOADS.iter().map(|work| work.name).chain([MEMORY, CONNECTIONS]).collect();
+        bail!("--only {:?} names nothing: there are {}", cli.only, names.join(", "));
+    }
+    report.compare_with_others();
+    Ok(report)
+}
+
+/// Both targets, turn and turn about.
+async fn compare(work: &Work, program: &std::path::Path, cli: &Cli, seconds: Duration) -> Result<Row> {
+    let server = Target::server(program, &cli.serve).await?;
+    let mut setup = Setup::of(&server).await?;
+    let plan = (work.prepare)(&mut setup).await?;
+    let load = Load::new(work, plan);
+    let answers = load.answers(server.address(work.service)?).await?;
+    let floor = Target::floor(&answers).await?;
+    let mut row = Row::new(work);
+    for round in 0..cli.rounds {
+        // The one that was last is first the next time.
+        let order = if round % 2 == 0 { [true, false] } else { [false, true] };
+        for is_floor in order {
+            let at = if is_floor { floor.address(work.service)? } else { server.address(work.service)? };
+            let rate = load.run(at, seconds).await?;
+            if is_floor { row.floor.push(rate) } else { row.server.push(rate) }
+        }
+    }
+    Ok(row)
+}
+
+const MEMORY: &str = "memory for a held lock";
+/// Locks that are held for [`MEMORY`].
+const HELD: u64 = 1_000_000;
+
+async fn memory(program: &std::path::Path, cli: &Cli) -> Result<Figure> {
+    let server = Target::server(program, &cli.serve).await?;
+    let mut setup = Setup::of(&server).await?;
+    // What the first locks bring with them is not theirs alone.
+    work::hold(&mut setup, 0..1000).await?;
+    let before = server.resident()?;
+    work::hold(&mut setup, 1000..1000 + HELD).await?;
+    let per_lock = server.resident()?.saturating_sub(before) as f64 / HELD as f64;
+    Ok(Figure {
+        name: MEMORY,
+        value: per_lock,
+        unit: "bytes",
+        at_most: 200.0,
+    })
+}
+
+const CONNECTIONS: &str = "10,000 connections, one lock each";
+
+async fn connections(program: &std::path::Path, cli: &Cli) -> Result<Figure> {
+    let server = Target::server(program, &cli.serve).await?;
+    let mut setup = Setup::of(&server).await?;
+    let held = work::connect_and_lock(&mut setup, 10_000).await?;
+    let resident = server.resident()?;
+    drop(held);
+    Ok(Figure {
+        name: CONNECTIONS,
+        value: resident as f64 / 1e6,
+        unit: "MB",
+        at_most: 500.0,
+    })
+}

@@ -1,0 +1,175 @@
+//! The figures, as a table or as JSON.
+
+use crate::work::{Wanted, Work};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::fmt;
+
+/// How the figures are printed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Output {
+    /// A table.
+    Text,
+    /// JSON.
+    Json,
+}
+
+/// A workload's rates, run by run.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub name: &'static str,
+    /// Replies a second of the responder that does nothing.
+    pub floor: Vec<f64>,
+    /// Replies a second of nfslab.
+    pub server: Vec<f64>,
+    /// What is wanted, in words.
+    pub wanted: String,
+    /// What was reached, in the same terms; none if what it is compared with was not measured.
+    pub reached: Option<f64>,
+    /// Whether that is enough.
+    pub enough: Option<bool>,
+    #[serde(skip)]
+    goal: Wanted,
+}
+
+/// A figure that is not a rate.
+#[derive(Debug, Serialize)]
+pub struct Figure {
+    pub name: &'static str,
+    pub value: f64,
+    pub unit: &'static str,
+    pub at_most: f64,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub rows: Vec<Row>,
+    pub figures: Vec<Figure>,
+}
+
+fn median(runs: &[f64]) -> f64 {
+    let mut runs = runs.to_vec();
+    runs.sort_by(f64::total_cmp);
+    runs.get(runs.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Lowest, median and highest.
+fn spread(runs: &[f64]) -> String {
+    let low = runs.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = runs.iter().copied().fold(0.0, f64::max);
+    format!("{:>9} ({} to {})", short(median(runs)), short(low), short(high))
+}
+
+fn short(rate: f64) -> String {
+    match rate {
+        r if r >= 1e6 => format!("{:.2} M", r / 1e6),
+        r if r >= 1e4 => format!("{:.0} k", r / 1e3),
+        r => format!("{r:.0}"),
+    }
+}
+
+impl Row {
+    pub fn new(work: &Work) -> Row {
+        let wanted = match work.wanted {
+            Wanted::OfFloor(share) => format!("{share} of the floor"),
+            Wanted::Of(other, share) => format!("{share} of {other}"),
+            Wanted::OfFloorOr(share, rate) => format!("{share} of the floor, or {} a second", short(rate)),
+        };
+        Row {
+            name: work.name,
+            floor: Vec::new(),
+            server: Vec::new(),
+            wanted,
+            reached: None,
+            enough: None,
+            goal: work.wanted,
+        }
+    }
+
+    /// nfslab's share of the floor.
+    fn share(&self) -> f64 {
+        median(&self.server) / median(&self.floor)
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<38} floor {:<32} nfslab {:<32} {:.2} of the floor",
+            self.name,
+            spread(&self.floor),
+            spread(&self.server),
+            self.share()
+        )
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<38} {:.0} {} (wanted: at most {})",
+            self.name, self.value, self.unit, self.at_most
+        )
+    }
+}
+
+impl Report {
+    /// Fills in what each row has reached.
+    pub fn compare_with_others(&mut self) {
+        let rates: Vec<(&str, f64)> = self.rows.iter().map(|row| (row.name, median(&row.server))).collect();
+        for row in &mut self.rows {
+            let share = row.share();
+            let (reached, enough) = match row.goal {
+                Wanted::OfFloor(wanted) => (Some(share), Some(share >= wanted)),
+                Wanted::OfFloorOr(wanted, rate) => {
+                    (Some(share), Some(share >= wanted || median(&row.server) >= rate))
+                }
+                Wanted::Of(other, wanted) => {
+                    let other = rates.iter().find(|(name, _)| *name == other);
+                    let share = other.map(|(_, rate)| median(&row.server) / rate);
+                    (share, share.map(|share| share >= wanted))
+                }
+            };
+            (row.reached, row.enough) = (reached, enough);
+        }
+    }
+
+    pub fn print(&self, output: Output) {
+        match output {
+            Output::Json => match serde_json::to_string_pretty(self) {
+                Ok(text) => println!("{text}"),
+                Err(error) => eprintln!("{error}"),
+            },
+            Output::Text => self.table(),
+        }
+    }
+
+    fn table(&self) {
+        println!("| what | floor | nfslab | reached | wanted |");
+        println!("|---|---|---|---|---|");
+        for row in &self.rows {
+            let reached = match (row.reached, row.enough) {
+                (Some(share), Some(true)) => format!("{share:.2}"),
+                (Some(share), _) => format!("**{share:.2}**"),
+                (None, _) => "-".to_owned(),
+            };
+            println!(
+                "| {} | {} | {} | {reached} | {} |",
+                row.name,
+                spread(&row.floor).trim(),
+                spread(&row.server).trim(),
+                row.wanted
+            );
+        }
+        for figure in &self.figures {
+            let missed = if figure.value > figure.at_most { "**" } else { "" };
+            println!(
+                "| {} | | {missed}{:.0} {}{missed} | | at most {} |",
+                figure.name, figure.value, figure.unit, figure.at_most
+            );
+        }
+    }
+}
