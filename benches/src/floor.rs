@@ -88,11 +88,19 @@ async fn converse(mut stream: TcpStream, answers: Arc<Vec<Answer>>) -> Result<()
                 break;
             }
             let call = buffer.get(4..4 + len).unwrap_or_default();
-            let word = |at: usize| call.get(at..at + 4).and_then(|w| w.try_into().ok()).map(u32::from_be_bytes);
+            let word = |at: usize| {
+                call.get(at..at + 4)
+                    .and_then(|w| w.try_into().ok())
+                    .map(u32::from_be_bytes)
+            };
             let procedure = word(PROCEDURE_AT).context("a call without a procedure")?;
-            let which = answers.iter().position(|a| a.procedure == procedure).context("an unknown procedure")?;
+            let which = answers
+                .iter()
+                .position(|a| a.procedure == procedure)
+                .context("an unknown procedure")?;
             let reply = answers.get(which).map_or(&[][..], |answer| &answer.reply);
-            out.bytes.extend_from_slice(&(0x8000_0000 | (4 + reply.len()) as u32).to_be_bytes());
+            out.bytes
+                .extend_from_slice(&(0x8000_0000 | (4 + reply.len()) as u32).to_be_bytes());
             out.bytes.extend_from_slice(call.get(..4).unwrap_or_default());
             if reply.len() <= COPIED {
                 out.bytes.extend_from_slice(reply);

@@ -90,7 +90,9 @@ impl Replies {
     async fn read(&mut self, stream: &mut TcpStream) -> Result<()> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        let n = stream.read(self.buffer.get_mut(self.end..).unwrap_or_default()).await?;
+        let n = stream
+            .read(self.buffer.get_mut(self.end..).unwrap_or_default())
+            .await?;
         ensure!(n > 0, "the server closed the connection");
         self.end += n;
         Ok(())
@@ -215,7 +217,9 @@ async fn converse(
         while let Some(reply) = replies.next() {
             let slot = word(reply, 0).map_or(usize::MAX, |xid| (xid & ((1 << SLOT_BITS) - 1)) as usize);
             let calls = slots.get(slot).context("a reply to no call")?;
-            let step = at.get_mut(slot.wrapping_sub(mine.start)).context("another connection's reply")?;
+            let step = at
+                .get_mut(slot.wrapping_sub(mine.start))
+                .context("another connection's reply")?;
             check(calls.get(*step).context("no such call")?, reply)?;
             *step = (*step + 1) % calls.len();
             seen += 1;
@@ -233,7 +237,11 @@ async fn converse(
 }
 
 /// Makes each of these calls once, so many in flight.
-pub async fn once(stream: &mut TcpStream, calls: impl IntoIterator<Item = Call>, in_flight: usize) -> Result<()> {
+pub async fn once(
+    stream: &mut TcpStream,
+    calls: impl IntoIterator<Item = Call>,
+    in_flight: usize,
+) -> Result<()> {
     let shared = Shared::default();
     let mut replies = Replies::new();
     let mut calls = calls.into_iter().peekable();
@@ -250,7 +258,11 @@ pub async fn once(stream: &mut TcpStream, calls: impl IntoIterator<Item = Call>,
         while sent > 0 {
             match replies.next() {
                 Some(reply) => {
-                    ensure!(word(reply, status_at) == Some(0), "an answer with status {:?}", word(reply, status_at));
+                    ensure!(
+                        word(reply, status_at) == Some(0),
+                        "an answer with status {:?}",
+                        word(reply, status_at)
+                    );
                     sent -= 1;
                 }
                 None => replies.read(stream).await?,

@@ -37,8 +37,10 @@ use work::{Setup, WORKLOADS, Work};
 
 /// Measures nfslab over loopback, beside a responder that does nothing.
 #[derive(Debug, Parser)]
-#[command(after_help = "Examples:\n  nfslab-bench\n  nfslab-bench --only getattr --rounds 7\n  \
-                        nfslab-bench --output json > figures.json")]
+#[command(
+    after_help = "Examples:\n  nfslab-bench\n  nfslab-bench --only getattr --rounds 7\n  \
+                        nfslab-bench --output json > figures.json"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Sub>,
@@ -79,7 +81,9 @@ fn main() -> Result<()> {
         return runtime.block_on(floor::serve(answers));
     }
     // One thread makes the load: what is left of the machine is the server's.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let report = runtime.block_on(measure(&cli))?;
     report.print(cli.output);
     Ok(())
@@ -94,7 +98,9 @@ async fn measure(cli: &Cli) -> Result<Report> {
     let seconds = Duration::from_secs_f64(cli.seconds);
     let mut report = Report::default();
     for work in WORKLOADS.iter().filter(|work| wanted(work.name)) {
-        let row = compare(work, &program, cli, seconds).await.with_context(|| work.name.to_owned())?;
+        let row = compare(work, &program, cli, seconds)
+            .await
+            .with_context(|| work.name.to_owned())?;
         eprintln!("{row}");
         report.rows.push(row);
     }
@@ -109,8 +115,16 @@ async fn measure(cli: &Cli) -> Result<Report> {
         report.figures.push(figure);
     }
     if report.rows.is_empty() && report.figures.is_empty() {
-        let names: Vec<_> = WORKLOADS.iter().map(|work| work.name).chain([MEMORY, CONNECTIONS]).collect();
-        bail!("--only {:?} names nothing: there are {}", cli.only, names.join(", "));
+        let names: Vec<_> = WORKLOADS
+            .iter()
+            .map(|work| work.name)
+            .chain([MEMORY, CONNECTIONS])
+            .collect();
+        bail!(
+            "--only {:?} names nothing: there are {}",
+            cli.only,
+            names.join(", ")
+        );
     }
     report.compare_with_others();
     Ok(report)
@@ -127,11 +141,23 @@ async fn compare(work: &Work, program: &std::path::Path, cli: &Cli, seconds: Dur
     let mut row = Row::new(work);
     for round in 0..cli.rounds {
         // The one that was last is first the next time.
-        let order = if round % 2 == 0 { [true, false] } else { [false, true] };
+        let order = if round % 2 == 0 {
+            [true, false]
+        } else {
+            [false, true]
+        };
         for is_floor in order {
-            let at = if is_floor { floor.address(work.service)? } else { server.address(work.service)? };
+            let at = if is_floor {
+                floor.address(work.service)?
+            } else {
+                server.address(work.service)?
+            };
             let rate = load.run(at, seconds).await?;
-            if is_floor { row.floor.push(rate) } else { row.server.push(rate) }
+            if is_floor {
+                row.floor.push(rate)
+            } else {
+                row.server.push(rate)
+            }
         }
     }
     Ok(row)

@@ -119,7 +119,11 @@ impl fmt::Display for Figure {
 impl Report {
     /// Fills in what each row has reached.
     pub fn compare_with_others(&mut self) {
-        let rates: Vec<(&str, f64)> = self.rows.iter().map(|row| (row.name, median(&row.server))).collect();
+        let rates: Vec<(&str, f64)> = self
+            .rows
+            .iter()
+            .map(|row| (row.name, median(&row.server)))
+            .collect();
         for row in &mut self.rows {
             let share = row.share();
             let (reached, enough) = match row.goal {

@@ -23,7 +23,12 @@ impl Target {
         let folder = tempfile::tempdir()?;
         let ready = folder.path().join("ready");
         let mut child = Command::new(program)
-            .args(["serve", "--ports=auto", "--control=none", "--export=/lab=mem,max_bytes=8G,max_files=100000000"])
+            .args([
+                "serve",
+                "--ports=auto",
+                "--control=none",
+                "--export=/lab=mem,max_bytes=8G,max_files=100000000",
+            ])
             .arg(format!("--ready-file={}", ready.display()))
             .args(arguments.split_whitespace())
             .stderr(Stdio::piped())
@@ -39,12 +44,26 @@ impl Target {
         let mut greeting = String::new();
         let mut lines = BufReader::new(stderr);
         lines.read_line(&mut greeting)?;
-        ensure!(greeting.starts_with("nfslab serves"), "nfslab serve says: {greeting}");
-        std::thread::spawn(move || lines.lines().map_while(Result::ok).for_each(|line| eprintln!("server: {line}")));
+        ensure!(
+            greeting.starts_with("nfslab serves"),
+            "nfslab serve says: {greeting}"
+        );
+        std::thread::spawn(move || {
+            lines
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|line| eprintln!("server: {line}"))
+        });
         let ready: Value = serde_json::from_slice(&std::fs::read(ready)?)?;
-        let ports = ready.get("ports").and_then(Value::as_object).context("no ports")?;
+        let ports = ready
+            .get("ports")
+            .and_then(Value::as_object)
+            .context("no ports")?;
         let port = |value: &Value| value.as_u64().and_then(|n| u16::try_from(n).ok());
-        target.ports = ports.iter().filter_map(|(name, p)| Some((name.clone(), port(p)?))).collect();
+        target.ports = ports
+            .iter()
+            .filter_map(|(name, p)| Some((name.clone(), port(p)?)))
+            .collect();
         Ok(target)
     }
 
@@ -66,13 +85,19 @@ impl Target {
         };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        target.ports.push((String::new(), line.trim().parse().context("the floor names no port")?));
+        target.ports.push((
+            String::new(),
+            line.trim().parse().context("the floor names no port")?,
+        ));
         Ok(target)
     }
 
     /// Where a service is.
     pub fn address(&self, service: &str) -> Result<SocketAddr> {
-        let port = self.ports.iter().find(|(name, _)| name == service || name.is_empty());
+        let port = self
+            .ports
+            .iter()
+            .find(|(name, _)| name == service || name.is_empty());
         let (_, port) = port.with_context(|| format!("no port for {service} in {:?}", self.ports))?;
         Ok((Ipv4Addr::LOCALHOST, *port).into())
     }

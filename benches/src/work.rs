@@ -5,7 +5,8 @@ use crate::target::Target;
 use anyhow::{Context, Result, bail};
 use proto::mount::{DirPath, MountProc, MountRes3};
 use proto::nfs3::{
-    Create3Args, Create3Res, CreateHow3, Diropargs3, Nfs3Proc, NfsFh3, Read3Args, Sattr3, StableHow, Write3Args,
+    Create3Args, Create3Res, CreateHow3, Diropargs3, Nfs3Proc, NfsFh3, Read3Args, Sattr3, StableHow,
+    Write3Args,
 };
 use proto::nlm::{LockArgs, Nlm4Lock, NlmProc, UnlockArgs};
 use rpc::client::{self, Identity, encode_call};
@@ -127,9 +128,15 @@ pub struct Setup {
 impl Setup {
     pub async fn of(server: &Target) -> Result<Setup> {
         let mut mount = TcpStream::connect(server.address("mount")?).await?;
-        let target = client::Target::new(proto::mount::PROGRAM, proto::mount::V3, MountProc::MOUNTPROC3_MNT.0);
+        let target = client::Target::new(
+            proto::mount::PROGRAM,
+            proto::mount::V3,
+            MountProc::MOUNTPROC3_MNT.0,
+        );
         let reply = ask(&mut mount, &record(target, &DirPath::from("/lab"))).await?;
-        let MountRes3::Ok { fhandle, .. } = from_bytes(&reply)? else { bail!("MNT is refused") };
+        let MountRes3::Ok { fhandle, .. } = from_bytes(&reply)? else {
+            bail!("MNT is refused")
+        };
         let root = fhandle.0.to_vec();
         let nfs = TcpStream::connect(server.address("nfs")?).await?;
         Ok(Setup {
@@ -143,7 +150,9 @@ impl Setup {
         let call = nfs(Nfs3Proc::NFSPROC3_CREATE, &create_args(&self.root, name));
         let reply = ask(&mut self.nfs, &call.record).await?;
         let mut reader = Reader::new(&reply);
-        let Create3Res::Ok(ok) = rpc::xdr::Decode::decode(&mut reader)? else { bail!("CREATE is refused") };
+        let Create3Res::Ok(ok) = rpc::xdr::Decode::decode(&mut reader)? else {
+            bail!("CREATE is refused")
+        };
         Ok(ok.obj.context("CREATE gave no handle")?.0.to_vec())
     }
 }
@@ -237,7 +246,12 @@ async fn locks(setup: &mut Setup, held: u64) -> Result<Plan> {
     // Each slot has an owner and a byte of its own, between the held ones.
     let slots = 4 * 32;
     let place = |slot: u64| HELD_FROM + 2 * (slot * held.max(slots) / slots) + 1;
-    let pair = |slot: u64| vec![lock(&fh, slot as i32, place(slot)), unlock(&fh, slot as i32, place(slot))];
+    let pair = |slot: u64| {
+        vec![
+            lock(&fh, slot as i32, place(slot)),
+            unlock(&fh, slot as i32, place(slot)),
+        ]
+    };
     Ok((0..slots).map(pair).collect())
 }
 
@@ -303,7 +317,10 @@ fn create_args<'a>(dir: &'a [u8], name: &'a str) -> Create3Args<'a> {
 async fn create(setup: &mut Setup) -> Result<Plan> {
     const DIGITS: &str = "00000000";
     let mut call = nfs(Nfs3Proc::NFSPROC3_CREATE, &create_args(&setup.root, DIGITS));
-    let found = call.record.windows(DIGITS.len()).rposition(|w| w == DIGITS.as_bytes());
+    let found = call
+        .record
+        .windows(DIGITS.len())
+        .rposition(|w| w == DIGITS.as_bytes());
     call.counter_at = Some(found.context("no name in CREATE")?);
     Ok(vec![vec![call]; 4 * 8])
 }
@@ -318,8 +335,13 @@ pub async fn connect_and_lock(setup: &mut Setup, connections: u64) -> Result<Vec
         let socket = TcpSocket::new_v4()?;
         let from = Ipv4Addr::new(127, 0, 1, 1 + (n / EACH) as u8);
         socket.bind((IpAddr::V4(from), 0).into())?;
-        let mut stream = socket.connect(setup.nlm).await.with_context(|| format!("connection {n}"))?;
-        once(&mut stream, [lock(&fh, n as i32, 2 * n)], 1).await.with_context(|| format!("lock {n}"))?;
+        let mut stream = socket
+            .connect(setup.nlm)
+            .await
+            .with_context(|| format!("connection {n}"))?;
+        once(&mut stream, [lock(&fh, n as i32, 2 * n)], 1)
+            .await
+            .with_context(|| format!("lock {n}"))?;
         held.push(stream);
     }
     Ok(held)

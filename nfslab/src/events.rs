@@ -1,8 +1,9 @@
 //! What happened, in order: one log that the control API serves, the timeline prints and tests wait on.
 //!
 //! An event is a fact with its numbers, and it can say itself in a sentence ([`Event::sentence`]) for
-//! someone who has never heard of NLM. READ, WRITE and the other calls on files are counted, not logged;
-//! calls of the lock protocols and of MOUNT are logged one by one.
+//! someone who has never heard of NLM. READ, WRITE and the other calls on files are not logged; calls of the
+//! lock protocols and of MOUNT are, one by one, as long as a person could follow them: [`CALLS_A_SECOND`]. What is
+//! beyond that is counted, since putting a call into words takes longer than answering it.
 
 use faults::{Condition, Service};
 use parking_lot::Mutex;
@@ -10,6 +11,8 @@ use serde::{Serialize, Serializer};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -17,6 +20,9 @@ use tokio::sync::broadcast;
 pub const KEPT: usize = 65_536;
 /// How far a subscriber may fall behind before it is told that it missed some.
 const SUBSCRIBER_BACKLOG: usize = 16_384;
+
+/// Most calls that are logged one by one in a second of the server's clock.
+pub const CALLS_A_SECOND: u32 = 2000;
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -132,6 +138,11 @@ pub enum What {
         /// The step in words.
         text: String,
     },
+    /// Calls came too fast to be logged one by one.
+    Unlogged {
+        /// How many were not.
+        calls: u64,
+    },
     /// Everything was put back.
     Reset,
 }
@@ -183,6 +194,9 @@ impl Event {
             What::Callback {
                 procedure, outcome, ..
             } => format!("calls the client back, {procedure}: {outcome}"),
+            What::Unlogged { calls } => {
+                format!("{calls} more calls, too fast to be told one by one (over {CALLS_A_SECOND} a second)")
+            }
             What::Reset => "everything is put back as it was at the start".to_owned(),
         }
     }
@@ -206,6 +220,7 @@ impl Event {
             What::Lockd { step, .. } => format!("lockd/{step}"),
             What::Callback { .. } => "callback".to_owned(),
             What::Statd { step, .. } => format!("statd/{step}"),
+            What::Unlogged { .. } => "unlogged".to_owned(),
             What::Reset => "reset".to_owned(),
         }
     }
@@ -230,6 +245,7 @@ pub fn seconds(ms: f64) -> String {
 /// The log.
 #[derive(Debug)]
 pub struct EventLog {
+    calls: Rate,
     kept: Mutex<Kept>,
     live: broadcast::Sender<Arc<Event>>,
 }
@@ -243,13 +259,49 @@ struct Kept {
 impl Default for EventLog {
     fn default() -> Self {
         EventLog {
+            calls: Rate::default(),
             kept: Mutex::default(),
             live: broadcast::channel(SUBSCRIBER_BACKLOG).0,
         }
     }
 }
 
+/// How many calls were logged in this second, and how many were not.
+#[derive(Debug, Default)]
+struct Rate {
+    second: AtomicU64,
+    logged: AtomicU32,
+    unlogged: AtomicU64,
+}
+
 impl EventLog {
+    /// Whether a call that arrived at `at` is to be logged; one that is not, is counted.
+    pub fn has_room_for_call(&self, at: Duration) -> bool {
+        let Rate {
+            second,
+            logged,
+            unlogged,
+        } = &self.calls;
+        let now = at.as_secs();
+        if second.load(Relaxed) != now && second.swap(now, Relaxed) != now {
+            logged.store(0, Relaxed);
+            self.tell_unlogged(at);
+        }
+        let room = logged.load(Relaxed) < CALLS_A_SECOND && logged.fetch_add(1, Relaxed) < CALLS_A_SECOND;
+        if !room {
+            unlogged.fetch_add(1, Relaxed);
+        }
+        room
+    }
+
+    /// Says how many calls were not logged, if there were any.
+    fn tell_unlogged(&self, at: Duration) {
+        let calls = self.calls.unlogged.swap(0, Relaxed);
+        if calls > 0 {
+            self.add(at, What::Unlogged { calls });
+        }
+    }
+
     /// Adds an event that happened at `at`.
     pub fn add(&self, at: Duration, what: What) {
         let mut kept = self.kept.lock();
@@ -283,6 +335,22 @@ impl EventLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_that_come_too_fast_are_counted() {
+        let log = EventLog::default();
+        let flood = |at| (0..5000).filter(|_| log.has_room_for_call(at)).count();
+        assert_eq!(flood(Duration::from_millis(10)), CALLS_A_SECOND as usize);
+        assert_eq!(flood(Duration::from_millis(990)), 0);
+        assert!(log.has_room_for_call(Duration::from_millis(1001)));
+        let (past, _) = log.since(0);
+        assert_eq!(past[0].kind(), "unlogged");
+        assert!(
+            past[0].sentence().starts_with("8000 more calls"),
+            "{}",
+            past[0].sentence()
+        );
+    }
 
     #[test]
     fn the_past_and_the_live_events_join_without_a_gap() {

@@ -373,8 +373,10 @@ impl Stage<'_> {
                 if (page.total, page.waiting.len()) == (wanted.held, wanted.waiting) {
                     return Ok::<_, anyhow::Error>(());
                 }
-                // The table changes only with an event.
-                live.recv().await?;
+                // The table changes only with an event; but not every call is one, if there are many.
+                if let Ok(event) = tokio::time::timeout(LOOK_EVERY, live.recv()).await {
+                    event?;
+                }
             }
         };
         match tokio::time::timeout(within, full).await {

@@ -383,6 +383,9 @@ struct Logged {
 impl Logged {
     fn new(service: Service, node: &Node, call: &Incoming<'_>) -> Option<Logged> {
         let procedure = call.header.procedure;
+        if service == Service::Nfs || !node.events.has_room_for_call(call.received) {
+            return None;
+        }
         let (procedure, about) = match service {
             Service::Nfs => return None,
             Service::Portmap => portmap::describe(call.header.version, procedure, &call.args),

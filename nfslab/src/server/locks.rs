@@ -53,6 +53,8 @@ struct State {
     service: LockService,
     fx: Effects,
     last_call: u64,
+    /// What the timer is set to, or will be once it has been told.
+    wakeup: Option<Duration>,
     /// Calls that were put off.
     pending: BTreeMap<CallId, Pending>,
     /// How many copies of a call are put off: more than none means that the client asks again.
@@ -82,6 +84,7 @@ impl Locks {
             service,
             fx,
             last_call: 0,
+            wakeup: None,
             pending: BTreeMap::new(),
             copies: BTreeMap::new(),
         };
@@ -291,8 +294,12 @@ impl Locks {
                 self.effect(node, &mut state, effect);
             }
         }
+        let wakeup = state.service.next_wakeup();
+        let changed = std::mem::replace(&mut state.wakeup, wakeup) != wakeup;
         drop(state);
-        self.changed.notify_one();
+        if changed {
+            self.changed.notify_one();
+        }
     }
 
     fn effect(&self, node: &Node, state: &mut State, effect: Effect) {
