@@ -57,6 +57,14 @@ lint: ## Formatting and clippy, warnings denied
 deps: ## Install the Debian packages that are missing (needs root)
 	@scripts/deps
 
+# Flags of nfslab-bench: `make bench BENCH="--only LOCK --rounds 7"`.
+BENCH ?=
+.PHONY: bench
+bench: ## Measure the lock table, and the server beside a responder that does nothing
+	$(CARGO) build --release -p nfslab -p nfslab-benches
+	$(CARGO) bench --quiet -p nfslab-benches
+	target/release/nfslab-bench $(BENCH)
+
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
