@@ -6,6 +6,7 @@
 //! - [`record`]: how messages are cut out of a TCP stream (RFC 5531, section 11);
 //! - [`msg`]: the call and reply headers, credentials, and the errors of the RPC layer;
 //! - [`server`]: sockets → whole records → a [`server::Service`] → one vectored write per batch;
+//! - [`datagrams`]: a UDP socket that replies from the address that was asked;
 //! - [`drc`]: answers kept for calls that must not be executed twice;
 //! - [`client`]: outgoing calls, matched to their replies by xid.
 //!
@@ -14,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod client;
+pub mod datagrams;
 pub mod drc;
 pub mod msg;
 pub mod record;

@@ -10,11 +10,15 @@
 //! - **Invariant**: a service writes replies into the [`Writer`] it is given or hands them to an
 //!   [`Origin`]; it never sees a socket. What can be done to a connection is a [`Command`].
 //! - A peer that does not read its replies is not read from either.
+//! - A connection that waits for its next call holds no buffer: ten thousand of them must be cheap.
 
-use crate::msg::Transport;
-use crate::record::{FIRST_BUFFER, LAST_FRAGMENT, MAX_RECORD, RecordReader};
+use crate::datagrams::{Datagrams, MAX_RECEIVED, MAX_SENT};
+use crate::msg::{self, RpcError, Transport};
+use crate::record::{LAST_FRAGMENT, MAX_RECORD, RecordReader};
 use crate::xdr::Writer;
 use bytes::{Bytes, BytesMut};
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,14 +29,12 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Most TCP connections that one listener holds; the next is closed at once.
-pub const MAX_CONNECTIONS: usize = 16_384;
 /// Replies are written out when this many bytes have gathered, even if more calls wait in the buffer.
 const FLUSH_AT: usize = 512 << 10;
 /// Most pieces in one vectored write.
 const MAX_PIECES: usize = 64;
-/// Largest UDP datagram.
-const MAX_DATAGRAM: usize = 65_536;
+/// A connection keeps this much memory for its replies, in bytes; what a large one took beyond is given back.
+const KEPT_FOR_REPLIES: usize = 4 << 10;
 /// Datagrams answered before other tasks get their turn.
 const DATAGRAMS_PER_TURN: usize = 64;
 
@@ -41,7 +43,7 @@ const DATAGRAMS_PER_TURN: usize = 64;
 pub struct Origin {
     /// The peer's address and port.
     pub peer: SocketAddr,
-    /// Ours.
+    /// Ours, as the peer has reached it.
     pub local: SocketAddr,
     /// How it came.
     pub transport: Transport,
@@ -53,19 +55,33 @@ pub struct Origin {
 /// What a service may have done to the place a message came from.
 #[derive(Debug)]
 pub enum Command {
-    /// Send this reply to the peer.
-    Reply(SocketAddr, Writer),
+    /// Send this reply.
+    Reply(Box<Late>),
     /// Close the connection in the usual way (UDP: nothing).
     Close,
     /// Close it with a reset (UDP: nothing).
     Reset,
 }
 
+/// A reply that could not be given in place.
+// In a box, since every connection has room for a few dozen commands.
+#[derive(Debug)]
+pub struct Late {
+    from: SocketAddr,
+    to: SocketAddr,
+    reply: Writer,
+}
+
 impl Origin {
     /// Sends a reply that could not be given in place. A connection that has gone meanwhile takes its
     /// replies with it, as on a real network.
     pub fn reply(&self, reply: Writer) {
-        let _ = self.back.send(Command::Reply(self.peer, reply));
+        let late = Late {
+            from: self.local,
+            to: self.peer,
+            reply,
+        };
+        let _ = self.back.send(Command::Reply(Box::new(late)));
     }
 
     /// Has the connection closed, with a reset or without.
@@ -91,18 +107,42 @@ pub trait Service: Send + Sync + 'static {
     fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow;
 }
 
+/// What a listener puts up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A connection on which no call has come for this long, and for twice this long at most, is closed, unless one
+    /// is still to be answered; `None`: never.
+    pub idle: Option<Duration>,
+    /// Most connections; the next is closed at once.
+    pub connections: usize,
+}
+
+impl Limits {
+    /// As Linux has it: `svc_conn_age_period` in `net/sunrpc/svc_xprt.c`.
+    pub const IDLE: Duration = Duration::from_secs(6 * 60);
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            idle: Some(Limits::IDLE),
+            connections: 16_384,
+        }
+    }
+}
+
 /// Accepts connections until the task is dropped, and with it every connection it accepted.
-pub async fn serve_tcp(listener: TcpListener, service: Arc<dyn Service>) {
+pub async fn serve_tcp(listener: TcpListener, service: Arc<dyn Service>, limits: Limits) {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
+                Ok((stream, peer)) if connections.len() < limits.connections => {
                     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-                    connections.spawn(connection(stream, peer, id, service.clone()));
+                    connections.spawn(connection(stream, peer, id, service.clone(), limits.idle));
                 }
-                Ok((_, peer)) => tracing::warn!(%peer, limit = MAX_CONNECTIONS, "connection refused: too many"),
+                Ok((_, peer)) => tracing::warn!(%peer, limit = limits.connections, "connection refused: too many"),
                 Err(error) => {
                     // Out of descriptors, most likely: let others close theirs before trying again.
                     tracing::warn!(%error, "accept failed");
@@ -114,7 +154,13 @@ pub async fn serve_tcp(listener: TcpListener, service: Arc<dyn Service>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, id: u64, service: Arc<dyn Service>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    id: u64,
+    service: Arc<dyn Service>,
+    idle: Option<Duration>,
+) {
     let Ok(local) = stream.local_addr() else { return };
     let _ = stream.set_nodelay(true);
     let (back, commands) = mpsc::unbounded_channel();
@@ -125,7 +171,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, id: u64, service: Arc<d
         connection: id,
         back,
     });
-    match converse(stream, &origin, commands, service).await {
+    match converse(stream, &origin, commands, service, Age::new(idle)).await {
         Ok(()) => tracing::debug!(%peer, "connection closed"),
         Err(error) => tracing::debug!(%peer, %error, "connection ended"),
     }
@@ -136,25 +182,28 @@ async fn converse(
     origin: &Arc<Origin>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     service: Arc<dyn Service>,
+    mut age: Age,
 ) -> io::Result<()> {
-    use tokio::io::AsyncReadExt;
     let mut records = RecordReader::new(MAX_RECORD);
-    let mut buffer = BytesMut::with_capacity(FIRST_BUFFER);
+    let mut buffer = BytesMut::new();
     let mut out = Writer::new();
     loop {
-        records.reserve(&mut buffer);
         tokio::select! {
             biased;
             command = commands.recv() => match command {
-                Some(Command::Reply(_, reply)) => mark_record(&mut out, |out| out.append(reply)),
+                Some(Command::Reply(late)) => {
+                    age.used();
+                    mark_record(&mut out, |out| out.append(late.reply));
+                }
                 Some(Command::Close) | None => return stream.shutdown().await,
                 Some(Command::Reset) => return reset(&stream),
             },
-            read = stream.read_buf(&mut buffer) => {
+            read = read(&stream, &records, &mut buffer) => {
                 if read? == 0 {
                     return Ok(());
                 }
                 while let Some(record) = records.next(&mut buffer).map_err(io::Error::other)? {
+                    age.used();
                     let mut flow = Flow::Continue;
                     mark_record(&mut out, |out| flow = service.message(origin, record, out));
                     if flow == Flow::Close {
@@ -166,8 +215,82 @@ async fn converse(
                     }
                 }
             }
+            // A call that is still to be answered keeps the origin.
+            () = age.over() => if Arc::strong_count(origin) == 1 {
+                tracing::debug!(peer = %origin.peer, "idle: closing");
+                return stream.shutdown().await;
+            },
         }
-        write_out(&mut stream, &mut out).await?;
+        if !out.is_empty() {
+            write_out(&mut stream, &mut out).await?;
+            if out.room() > KEPT_FOR_REPLIES {
+                out = Writer::new();
+            }
+        }
+    }
+}
+
+/// How long a connection has been idle, as Linux knows it: a mark that each call takes away and that is made
+/// every so often. Whoever has it still by then is idle. Calls move no timer.
+struct Age {
+    period: Option<tokio::time::Interval>,
+    unused: bool,
+}
+
+impl Age {
+    fn new(idle: Option<Duration>) -> Age {
+        let start = tokio::time::Instant::now();
+        let period = idle.map(|idle| tokio::time::interval_at(start + idle, idle));
+        Age {
+            period,
+            unused: false,
+        }
+    }
+
+    /// A call has come, or a reply has gone.
+    fn used(&mut self) {
+        self.unused = false;
+    }
+
+    /// Returns when a whole period has passed without one; may be dropped and called again.
+    async fn over(&mut self) {
+        let Some(period) = &mut self.period else {
+            return std::future::pending().await;
+        };
+        loop {
+            period.tick().await;
+            if std::mem::replace(&mut self.unused, true) {
+                return;
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// An empty buffer that some connection has no use for while it waits.
+    static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
+}
+
+/// Reads what there is, at least one byte; 0: the end. While there is nothing to read, the connection has a buffer
+/// only if part of a record is in it.
+async fn read(stream: &TcpStream, records: &RecordReader, buffer: &mut BytesMut) -> io::Result<usize> {
+    loop {
+        poll_fn(|cx| {
+            let ready = stream.poll_read_ready(cx);
+            if ready.is_pending() && buffer.is_empty() && buffer.capacity() > 0 {
+                SPARE.set(Some(std::mem::take(buffer)));
+            }
+            ready
+        })
+        .await?;
+        if buffer.capacity() == 0 {
+            *buffer = SPARE.take().unwrap_or_default();
+        }
+        records.reserve(buffer);
+        match stream.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
     }
 }
 
@@ -222,33 +345,39 @@ async fn write_out(stream: &mut TcpStream, out: &mut Writer) -> io::Result<()> {
 /// Those of the socket's address; a failed send or receive is logged and passed over, since a UDP socket
 /// reports the ICMP errors of one peer to the next call.
 pub async fn serve_udp(socket: UdpSocket, service: Arc<dyn Service>) -> io::Result<()> {
-    let local = socket.local_addr()?;
+    let mut socket = Datagrams::new(socket)?;
     let (back, mut commands) = mpsc::unbounded_channel();
-    let mut buffer = vec![0; MAX_DATAGRAM];
+    let mut buffer = vec![0; MAX_RECEIVED];
     loop {
         tokio::select! {
             Some(command) = commands.recv() => {
-                if let Command::Reply(peer, reply) = command {
-                    send(&socket, peer, reply).await;
+                if let Command::Reply(late) = command {
+                    send(&socket, late.from, late.to, late.reply).await;
                 }
             }
             ready = socket.readable() => {
                 ready?;
                 for _ in 0..DATAGRAMS_PER_TURN {
-                    let (len, peer) = match socket.try_recv_from(&mut buffer) {
-                        Ok(received) => received,
+                    let arrived = match socket.try_receive(&mut buffer) {
+                        Ok(arrived) => arrived,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                         Err(error) => {
                             tracing::debug!(%error, "datagram not received");
                             break;
                         }
                     };
-                    let message = Bytes::copy_from_slice(buffer.get(..len).unwrap_or_default());
-                    let origin = Origin { peer, local, transport: Transport::Udp, connection: 0, back: back.clone() };
+                    let message = Bytes::copy_from_slice(buffer.get(..arrived.len).unwrap_or_default());
+                    let origin = Origin {
+                        peer: arrived.peer,
+                        local: arrived.local,
+                        transport: Transport::Udp,
+                        connection: 0,
+                        back: back.clone(),
+                    };
                     let mut out = Writer::new();
                     service.message(&Arc::new(origin), message, &mut out);
                     if !out.is_empty() {
-                        send(&socket, peer, out).await;
+                        send(&socket, arrived.local, arrived.peer, out).await;
                     }
                 }
             }
@@ -256,8 +385,23 @@ pub async fn serve_udp(socket: UdpSocket, service: Arc<dyn Service>) -> io::Resu
     }
 }
 
-async fn send(socket: &UdpSocket, peer: SocketAddr, reply: Writer) {
-    if let Err(error) = socket.send_to(&reply.into_bytes(), peer).await {
-        tracing::debug!(%peer, %error, "datagram not sent");
+async fn send(socket: &Datagrams, from: SocketAddr, to: SocketAddr, reply: Writer) {
+    let reply = fitting(reply.into_bytes(), to);
+    if let Err(error) = socket.send(&reply, from, to).await {
+        tracing::debug!(%to, %error, "datagram not sent");
+    }
+}
+
+/// The reply itself, or SYSTEM_ERR if no datagram holds it: the peer learns that it need not ask again this way.
+/// NFS never comes to that, since its replies are cut to the transport; a long list of mounts or registrations may.
+fn fitting(reply: Bytes, to: SocketAddr) -> Bytes {
+    match reply.first_chunk::<4>() {
+        Some(xid) if reply.len() > MAX_SENT => {
+            tracing::warn!(%to, bytes = reply.len(), "the reply does not fit into a datagram: SYSTEM_ERR");
+            let mut refusal = Writer::new();
+            msg::refused(&mut refusal, u32::from_be_bytes(*xid), RpcError::SystemErr);
+            refusal.into_bytes()
+        }
+        _ => reply,
     }
 }

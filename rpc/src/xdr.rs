@@ -424,6 +424,11 @@ impl Writer {
         self.spliced.clear();
         self.spliced_len = 0;
     }
+
+    /// Bytes of memory that it holds for what is encoded, used or not.
+    pub fn room(&self) -> usize {
+        self.inline.capacity()
+    }
 }
 
 /// Variable-length opaque data or a string of at most `MAX` bytes, borrowed from the record.

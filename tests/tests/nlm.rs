@@ -112,7 +112,11 @@ impl FakeClient {
         });
         let mut tasks = tokio::task::JoinSet::new();
         for listener in [mapper, nlm] {
-            tasks.spawn(rpc::server::serve_tcp(listener, ear.clone()));
+            tasks.spawn(rpc::server::serve_tcp(
+                listener,
+                ear.clone(),
+                rpc::server::Limits::default(),
+            ));
         }
         for socket in [mapper_udp, nlm_udp] {
             let ear = ear.clone();

@@ -238,7 +238,11 @@ impl Listeners {
     /// Starts to answer on sockets that are bound.
     pub fn serve(&self, service: Service, sockets: Sockets, door: Arc<dyn rpc::server::Service>) {
         let mut tasks = JoinSet::new();
-        tasks.spawn(rpc::server::serve_tcp(sockets.tcp, door.clone()));
+        tasks.spawn(rpc::server::serve_tcp(
+            sockets.tcp,
+            door.clone(),
+            rpc::server::Limits::default(),
+        ));
         tasks.spawn(async move {
             if let Err(error) = rpc::server::serve_udp(sockets.udp, door).await {
                 tracing::error!(%service, %error, "the UDP socket is lost");
