@@ -34,7 +34,7 @@ const PROGRAMS: [(u32, u32); 11] = [
 
 async fn start(bind: &str) -> Server {
     let config = Config {
-        bind: bind.parse().unwrap(),
+        bind: vec![bind.parse().unwrap()],
         ports: Ports::AUTO,
         ..Config::default()
     };

@@ -5,6 +5,7 @@ use crate::control::client::Endpoint;
 use crate::server::{Config, ControlAt, ExportSpec, POPULATE_EXAMPLE, Ports, Server, personalities};
 use anyhow::anyhow;
 use clap::Args;
+use rpc::server::Limits;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,9 +14,10 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{POPULATE_EXAMPLE}"))]
 pub struct Serve {
-    /// The address to listen on.
+    /// An address to listen on; repeatable. Every service has the same port on all of them. :: is every address,
+    /// of IPv4 too; 0.0.0.0 every one of IPv4.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
-    bind: IpAddr,
+    bind: Vec<IpAddr>,
     /// What can be mounted: a name; mem for a tree in memory, or a directory that begins with '/' or '.' (as root);
     /// and options. Repeatable. The options: ro, rw, root_squash, no_root_squash (the default), all_squash,
     /// anonuid=N and anongid=N (65534) as in exports(5); for a tree in memory max_bytes=SIZE (4G) and max_files=N
@@ -51,6 +53,9 @@ pub struct Serve {
     /// [default: nfslab/handle-key in $XDG_STATE_HOME or ~/.local/state]
     #[arg(long, value_name = "FILE")]
     handle_key: Option<PathBuf>,
+    /// Close a TCP connection on which no call has come for so long (up to twice that), as Linux does; 0: never.
+    #[arg(long, value_name = "DURATION", default_value = "6m", value_parser = humantime::parse_duration)]
+    idle_timeout: Duration,
     /// Execute repeated NFS calls again, as a server does whose duplicate request cache is too small.
     #[arg(long)]
     no_drc: bool,
@@ -66,6 +71,7 @@ const EXAMPLES: &str = "\
 Examples:
   nfslab serve --ports auto --ready-file /tmp/nfslab.json
   nfslab serve --bind 10.0.0.5 --export /a=mem --export /b=mem
+  nfslab serve --bind 10.0.0.5 --bind 2001:db8::5
   nfslab serve --export /lab=mem,root_squash,max_bytes=1G,clients=10.0.0.0/8+192.168.1.5
   nfslab serve --export /data=/srv/data             (a real directory, as root)
   mount -t nfs -o vers=3,tcp 127.0.0.1:/lab /mnt      (with the standard ports, as root)
@@ -96,6 +102,10 @@ impl Serve {
             control: self.control,
             seed: self.seed,
             grace: Duration::from_secs(self.grace),
+            limits: Limits {
+                idle: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
+                ..Limits::default()
+            },
             drc: !self.no_drc,
             pcap: self.pcap,
             ready_file: self.ready_file,
@@ -103,6 +113,7 @@ impl Serve {
             populate: self.populate,
             ..Config::default()
         };
+        allow_descriptors();
         runtime()?.block_on(async {
             let mut stop = Stop::listen()?;
             let server = Server::start(config).await.or_exit(Exit::Failed)?;
@@ -111,5 +122,16 @@ impl Serve {
             server.stop().await;
             Ok(Exit::Passed)
         })
+    }
+}
+
+/// Takes as many descriptors as the process may have: each connection needs one, and the usual limit of 1024 is for
+/// programs that use select(2). That it fails is logged; the server is then as large as it can be.
+fn allow_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it was");
     }
 }

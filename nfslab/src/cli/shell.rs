@@ -79,7 +79,7 @@ async fn session(
     // The namespace hides TCP ports from other terminals; a socket in the file system it does not.
     let control = Endpoint::Unix(folder.path().join("control.sock"));
     let config = Config {
-        bind: SERVER.into(),
+        bind: vec![SERVER.into()],
         control: ControlAt::At(control.clone()),
         personality,
         ..Config::default()

@@ -120,7 +120,7 @@ pub async fn run(scenario: &Scenario, setting: &Setting, timeline: Shared) -> Re
 fn config(scenario: &Scenario, setting: &Setting, folders: &mut Vec<TempDir>) -> Result<Config> {
     let personality = &scenario.server.personality;
     let mut config = Config {
-        bind: SERVER.into(),
+        bind: vec![SERVER.into()],
         ports: Ports::STANDARD,
         control: ControlAt::At(CONTROL.parse::<Endpoint>().map_err(anyhow::Error::msg)?),
         grace: Duration::from_secs(scenario.server.grace),

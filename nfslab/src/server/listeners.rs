@@ -1,4 +1,4 @@
-//! The sockets: one TCP and one UDP port for each service, opened together or not at all.
+//! The sockets: one port for each service, on TCP and UDP and on every address, opened together or not at all.
 //!
 //! An absent service has its sockets closed and its connections dropped, as if its process had ended; when
 //! it returns it listens on the same port as before.
@@ -6,17 +6,19 @@
 use anyhow::{Context, Result, bail};
 use faults::Service;
 use parking_lot::Mutex;
+use rpc::server::Limits;
+use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpSocket, UdpSocket};
+use std::{fmt, io};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 /// How many connections may wait to be accepted.
-const BACKLOG: u32 = 1024;
-/// How often a free port is looked for that is free on TCP and UDP alike.
+const BACKLOG: i32 = 4096;
+/// How often a port is looked for that is free on TCP and UDP and on every address alike.
 const TRIES: u32 = 32;
 
 /// Which port each service listens on; 0 takes a free one.
@@ -130,25 +132,41 @@ impl fmt::Display for Ports {
     }
 }
 
-/// The two sockets of one service.
+/// The sockets of one service: two on each address, all on one port.
 pub struct Sockets {
+    pairs: Vec<Pair>,
+    port: u16,
+}
+
+struct Pair {
     tcp: TcpListener,
     udp: UdpSocket,
 }
 
+/// A socket that could not be had.
+struct Denied {
+    transport: &'static str,
+    address: IpAddr,
+    error: io::Error,
+}
+
 impl Sockets {
-    /// Binds both to the same port.
-    fn bind(address: IpAddr, service: Service, port: u16) -> Result<Sockets> {
+    /// Binds all of them to the same port. With port 0 that is one which is free on every address.
+    fn bind(addresses: &[IpAddr], service: Service, port: u16) -> Result<Sockets> {
         let mut tries = if port == 0 { TRIES } else { 1 };
         loop {
             tries -= 1;
-            match Self::try_bind(address, port) {
+            match Self::try_bind(addresses, port) {
                 Ok(sockets) => return Ok(sockets),
                 Err(_) if tries > 0 => {}
-                Err((transport, error)) => {
+                Err(Denied {
+                    transport,
+                    address,
+                    error,
+                }) => {
                     let mend = match error.kind() {
-                        std::io::ErrorKind::PermissionDenied => "ports below 1024 need root",
-                        std::io::ErrorKind::AddrNotAvailable => "--bind must be an address of this machine",
+                        io::ErrorKind::PermissionDenied => "ports below 1024 need root",
+                        io::ErrorKind::AddrNotAvailable => "--bind must be an address of this machine",
                         _ => "choose another",
                     };
                     let name = port_name(service);
@@ -163,62 +181,101 @@ impl Sockets {
         }
     }
 
-    fn try_bind(address: IpAddr, port: u16) -> Result<Sockets, (&'static str, std::io::Error)> {
-        let tcp = |error| ("TCP", error);
-        let socket = match address {
-            IpAddr::V4(_) => TcpSocket::new_v4(),
-            IpAddr::V6(_) => TcpSocket::new_v6(),
+    fn try_bind(addresses: &[IpAddr], mut port: u16) -> Result<Sockets, Denied> {
+        // A socket of all IPv6 addresses takes IPv4 as well, unless IPv4 has sockets of its own.
+        let only_v6 = addresses.iter().any(IpAddr::is_ipv4);
+        let mut pairs = Vec::new();
+        for &address in addresses {
+            let denied = |transport| {
+                move |error| Denied {
+                    transport,
+                    address,
+                    error,
+                }
+            };
+            let tcp = bind_tcp(address, port, only_v6).map_err(denied("TCP"))?;
+            port = tcp.local_addr().map_err(denied("TCP"))?.port();
+            let udp = bind_udp(address, port, only_v6).map_err(denied("UDP"))?;
+            pairs.push(Pair { tcp, udp });
         }
-        .map_err(tcp)?;
-        // A restarted server must not wait for the old connections to time out.
-        socket.set_reuseaddr(true).map_err(tcp)?;
-        socket.bind(SocketAddr::new(address, port)).map_err(tcp)?;
-        let listener = socket.listen(BACKLOG).map_err(tcp)?;
-        let port = listener.local_addr().map_err(tcp)?.port();
-        let std = std::net::UdpSocket::bind(SocketAddr::new(address, port)).map_err(|e| ("UDP", e))?;
-        std.set_nonblocking(true).map_err(|e| ("UDP", e))?;
-        Ok(Sockets {
-            tcp: listener,
-            udp: UdpSocket::from_std(std).map_err(|e| ("UDP", e))?,
-        })
+        Ok(Sockets { pairs, port })
     }
+}
 
-    fn port(&self) -> Result<u16> {
-        Ok(self.tcp.local_addr()?.port())
-    }
+fn socket(address: IpAddr, kind: Type, only_v6: bool) -> io::Result<Socket> {
+    let socket = match address {
+        IpAddr::V4(_) => Socket::new(Domain::IPV4, kind, None)?,
+        IpAddr::V6(_) => {
+            let socket = Socket::new(Domain::IPV6, kind, None)?;
+            socket.set_only_v6(only_v6)?;
+            socket
+        }
+    };
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn bind_tcp(address: IpAddr, port: u16, only_v6: bool) -> io::Result<TcpListener> {
+    let socket = socket(address, Type::STREAM, only_v6)?;
+    // A restarted server must not wait for the old connections to time out.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn bind_udp(address: IpAddr, port: u16, only_v6: bool) -> io::Result<UdpSocket> {
+    let socket = socket(address, Type::DGRAM, only_v6)?;
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    UdpSocket::from_std(socket.into())
 }
 
 /// All sockets of a server.
 pub struct Listeners {
-    address: IpAddr,
+    addresses: Vec<IpAddr>,
     ports: Ports,
+    limits: Limits,
     /// The tasks of each service that listens; dropping them closes its sockets and connections.
     open: Mutex<BTreeMap<Service, JoinSet<()>>>,
 }
 
 impl Listeners {
-    /// Binds every port, or none.
+    /// Binds every port on every address, or none.
     ///
     /// # Errors
     /// The first port that cannot be had, with what to do about it.
-    pub fn bind(address: IpAddr, wanted: Ports) -> Result<(Listeners, BTreeMap<Service, Sockets>)> {
+    pub fn bind(
+        addresses: &[IpAddr],
+        wanted: Ports,
+        limits: Limits,
+    ) -> Result<(Listeners, BTreeMap<Service, Sockets>)> {
+        let mut distinct: Vec<IpAddr> = Vec::new();
+        for address in addresses {
+            if !distinct.contains(address) {
+                distinct.push(*address);
+            }
+        }
+        if distinct.is_empty() {
+            bail!("there is no address to listen on: --bind must name one");
+        }
         let mut ports = wanted;
         let mut bound = BTreeMap::new();
-        if wanted.system && address.is_ipv6() {
+        if wanted.system && distinct.iter().all(IpAddr::is_ipv6) {
             bail!("--ports portmap=system registers IPv4 addresses only: --bind must be one");
         }
         for service in Service::ALL {
             if wanted.system && service == Service::Portmap {
                 continue;
             }
-            let sockets = Sockets::bind(address, service, wanted.get(service))?;
-            ports.set(service, sockets.port()?);
+            let sockets = Sockets::bind(&distinct, service, wanted.get(service))?;
+            ports.set(service, sockets.port);
             bound.insert(service, sockets);
         }
         Ok((
             Listeners {
-                address,
+                addresses: distinct,
                 ports,
+                limits,
                 open: Mutex::default(),
             },
             bound,
@@ -230,24 +287,45 @@ impl Listeners {
         self.ports
     }
 
-    /// The address in use.
-    pub fn address(&self) -> IpAddr {
-        self.address
+    /// The addresses in use, at least one.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// What to register with a port mapper: for each family the address that listens, or the unspecified one
+    /// if there are several, which means: the one at which you have reached the port mapper. IPv6 comes first,
+    /// since its unspecified address stands for IPv4 as well until IPv4 has said otherwise.
+    pub fn registered(&self) -> Vec<IpAddr> {
+        let family = |v6: bool, any: IpAddr| {
+            let mut ours = self.addresses.iter().filter(|address| address.is_ipv6() == v6);
+            match (ours.next(), ours.next()) {
+                (only, None) => only.copied(),
+                (Some(_), Some(_)) | (None, Some(_)) => Some(any),
+            }
+        };
+        let v6 = family(true, Ipv6Addr::UNSPECIFIED.into());
+        let v4 = family(false, Ipv4Addr::UNSPECIFIED.into());
+        v6.into_iter().chain(v4).collect()
+    }
+
+    /// From which of our addresses to call a peer; `None`: whichever the kernel chooses.
+    pub fn source_towards(&self, peer: IpAddr) -> Option<IpAddr> {
+        let of_family = |address: &&IpAddr| address.is_ipv4() == peer.is_ipv4();
+        self.addresses.iter().find(of_family).copied()
     }
 
     /// Starts to answer on sockets that are bound.
     pub fn serve(&self, service: Service, sockets: Sockets, door: Arc<dyn rpc::server::Service>) {
         let mut tasks = JoinSet::new();
-        tasks.spawn(rpc::server::serve_tcp(
-            sockets.tcp,
-            door.clone(),
-            rpc::server::Limits::default(),
-        ));
-        tasks.spawn(async move {
-            if let Err(error) = rpc::server::serve_udp(sockets.udp, door).await {
-                tracing::error!(%service, %error, "the UDP socket is lost");
-            }
-        });
+        for Pair { tcp, udp } in sockets.pairs {
+            tasks.spawn(rpc::server::serve_tcp(tcp, door.clone(), self.limits));
+            let door = door.clone();
+            tasks.spawn(async move {
+                if let Err(error) = rpc::server::serve_udp(udp, door).await {
+                    tracing::error!(%service, %error, "the UDP socket is lost");
+                }
+            });
+        }
         self.open.lock().insert(service, tasks);
     }
 
@@ -263,7 +341,7 @@ impl Listeners {
         if port == 0 {
             bail!("{service} has never listened");
         }
-        self.serve(service, Sockets::bind(self.address, service, port)?, door);
+        self.serve(service, Sockets::bind(&self.addresses, service, port)?, door);
         Ok(())
     }
 
@@ -312,8 +390,38 @@ mod tests {
         ports.set(Service::Lockd, taken.local_addr().unwrap().port());
         let error = format!(
             "{:#}",
-            Listeners::bind([127, 0, 0, 1].into(), ports).err().unwrap()
+            Listeners::bind(&[[127, 0, 0, 1].into()], ports, Limits::default())
+                .err()
+                .unwrap()
         );
         assert!(error.contains("--ports nlm=0"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_port_serves_every_address() {
+        let bind = |addresses: &[&str]| {
+            let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+            Listeners::bind(&addresses, Ports::AUTO, Limits::default()).unwrap()
+        };
+        let registered = |listeners: &Listeners| {
+            let texts = listeners.registered();
+            texts.iter().map(IpAddr::to_string).collect::<Vec<_>>()
+        };
+        let (listeners, bound) = bind(&["127.0.0.1", "::1", "127.0.0.1"]);
+        assert_eq!(bound[&Service::Nfs].pairs.len(), 2);
+        for pair in &bound[&Service::Nfs].pairs {
+            let port = listeners.ports().get(Service::Nfs);
+            assert_eq!(pair.tcp.local_addr().unwrap().port(), port);
+            assert_eq!(pair.udp.local_addr().unwrap().port(), port);
+        }
+        assert_eq!(registered(&listeners), ["::1", "127.0.0.1"]);
+        let towards = |peer: &str| listeners.source_towards(peer.parse().unwrap()).unwrap();
+        assert_eq!(towards("127.0.0.9").to_string(), "127.0.0.1");
+        assert_eq!(towards("::1").to_string(), "::1");
+        let (listeners, _) = bind(&["127.0.0.1", "127.0.0.2"]);
+        assert_eq!(registered(&listeners), ["0.0.0.0"]);
+        assert_eq!(listeners.source_towards("::1".parse().unwrap()), None);
+        let (listeners, _) = bind(&["0.0.0.0", "::"]);
+        assert_eq!(registered(&listeners), ["::", "0.0.0.0"]);
     }
 }

@@ -43,6 +43,7 @@ use parking_lot::{Mutex, RwLock};
 use portmap::{Registry, System};
 use rpc::drc;
 use rpc::msg::Transport;
+use rpc::server::Limits;
 use serde::Serialize;
 use statd::Statd;
 use std::collections::BTreeMap;
@@ -78,8 +79,8 @@ impl FromStr for ControlAt {
 /// Everything that can be said about a server before it starts.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The address of every listener.
-    pub bind: IpAddr,
+    /// The addresses on which every service listens.
+    pub bind: Vec<IpAddr>,
     /// What can be mounted.
     pub exports: Vec<ExportSpec>,
     /// Where the services listen.
@@ -92,6 +93,8 @@ pub struct Config {
     pub seed: u64,
     /// The NLM grace period after the start.
     pub grace: Duration,
+    /// What every TCP listener puts up with.
+    pub limits: Limits,
     /// How the services are at the start.
     pub conditions: Conditions,
     /// Whether NFS answers a repeated call as before rather than execute it again.
@@ -109,13 +112,14 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            bind: Ipv4Addr::LOCALHOST.into(),
+            bind: vec![Ipv4Addr::LOCALHOST.into()],
             exports: vec![ExportSpec::mem("/lab")],
             ports: Ports::STANDARD,
             control: ControlAt::None,
             personality: nlm::personality::Personality::default(),
             seed: 1,
             grace: Duration::ZERO,
+            limits: Limits::default(),
             conditions: Conditions::default(),
             drc: true,
             pcap: None,
@@ -234,11 +238,13 @@ impl Node {
 
     fn register(&self, service: Service, listeners: &Listeners) {
         let (program, versions) = programs(service);
-        let address = SocketAddr::new(listeners.address(), listeners.ports().get(service));
-        for version in versions {
-            for transport in [Transport::Tcp, Transport::Udp] {
-                self.registry
-                    .register(service, program, *version, transport, address);
+        for address in listeners.registered() {
+            let address = SocketAddr::new(address, listeners.ports().get(service));
+            for version in versions {
+                for transport in [Transport::Tcp, Transport::Udp] {
+                    self.registry
+                        .register(service, program, *version, transport, address);
+                }
             }
         }
     }
@@ -367,8 +373,10 @@ pub struct Server {
 /// The addresses that a server took: the content of `--ready-file`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Addresses {
-    /// The address of every listener.
+    /// The first address of every service.
     pub address: IpAddr,
+    /// All of them.
+    pub addresses: Vec<IpAddr>,
     /// The port of each service.
     pub ports: BTreeMap<String, u16>,
     /// Where the control API is.
@@ -385,7 +393,7 @@ impl Server {
     /// # Errors
     /// A port or file that cannot be had, with the flag that mends it. Nothing is half started.
     pub async fn start(config: Config) -> Result<Server> {
-        let (listeners, bound) = Listeners::bind(config.bind, config.ports)?;
+        let (listeners, bound) = Listeners::bind(&config.bind, config.ports, config.limits)?;
         let node = Node::new(&config)?;
         // Last, since a socket in the file system would stay if anything after it failed.
         let control = bind_control(&config.control).await?;
@@ -412,7 +420,7 @@ impl Server {
         server.serve_control(control)?;
         let addresses = server.addresses(&config)?;
         node.event(What::Serving {
-            address: config.bind.to_string(),
+            address: joined(&addresses.addresses),
             exports: addresses.exports.clone(),
         });
         for (service, condition) in config.conditions.iter().filter(|(_, c)| *c != Condition::Ok) {
@@ -459,8 +467,10 @@ impl Server {
             (None, Some(path)) => Some(format!("unix:{}", path.display())),
             (None, None) => None,
         };
+        let listening = listeners.addresses();
         Ok(Addresses {
-            address: listeners.address(),
+            address: *listening.first().context("there is no address")?,
+            addresses: listening.to_vec(),
             ports: ports.into_iter().collect(),
             control,
             exports: config.exports.iter().map(|e| e.name.clone()).collect(),
@@ -482,7 +492,7 @@ impl Server {
             .node
             .listeners
             .get()
-            .map_or(String::new(), |l| l.address().to_string());
+            .map_or(String::new(), |l| joined(l.addresses()));
         let exports: Vec<_> = self.node.exports.list().iter().map(|e| e.name.as_str()).collect();
         format!(
             "nfslab serves {} on {address} ({}){control}",
@@ -522,6 +532,12 @@ impl Server {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Addresses for people.
+fn joined(addresses: &[IpAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    texts.join(", ")
 }
 
 enum ControlSocket {

@@ -251,10 +251,9 @@ async fn send(node: &Node, address: IpAddr, notify: &Notify) -> Notified {
 }
 
 async fn call(node: &Node, address: IpAddr, port: u16) -> Result<Client, CallError> {
-    let from = node
-        .listeners
-        .get()
-        .map(|listeners| SocketAddr::new(listeners.address(), 0));
+    let listeners = node.listeners.get();
+    let from = listeners.and_then(|listeners| listeners.source_towards(address));
+    let from = from.map(|ip| SocketAddr::new(ip, 0));
     let options = Options {
         from,
         identity: Identity::None,

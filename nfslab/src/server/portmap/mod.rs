@@ -81,8 +81,8 @@ impl Asker {
         self.peer.ip().to_canonical().is_loopback()
     }
 
-    /// The address on which they have reached us. A datagram socket of all addresses does not know; then it is
-    /// the one from which the reply will go out.
+    /// The address on which they have reached us. Should the kernel not have told of a datagram, it is the one from
+    /// which the reply will go out.
     fn reached(&self) -> IpAddr {
         let local = self.local.ip().to_canonical();
         if !local.is_unspecified() {

@@ -261,7 +261,7 @@ async fn ports_are_asked_for_in_the_version_of_the_family() {
     for host in ["127.0.0.1", "::1"] {
         let host: IpAddr = host.parse().unwrap();
         let config = Config {
-            bind: host,
+            bind: vec![host],
             ports: Ports::AUTO,
             ..Config::default()
         };
