@@ -54,7 +54,7 @@ impl Key {
 /// What the cache knows of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    /// Nothing: it is to be executed, and then [`Cache::answered`] or [`Cache::forget`] to be called.
+    /// Nothing: it is to be executed, and then [`Cache::answered`] or [`Cache::abandon`] to be called.
     New,
     /// It is being executed.
     InProgress,
@@ -129,8 +129,14 @@ impl Cache {
         }
     }
 
-    /// Forgets a call that got no answer: a copy is a new call.
-    pub fn forget(&mut self, key: &Key) {
+    /// Forgets a call that will get no answer, so that a copy is a new call; nothing if it has been answered.
+    pub fn abandon(&mut self, key: &Key) {
+        if self.entries.get(key).is_some_and(|entry| entry.answer.is_none()) {
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
         if let Some(entry) = self.entries.remove(key) {
             self.by_age.remove(&entry.order);
             self.bytes -= entry.answer.map_or(0, |answer| answer.len());
@@ -210,8 +216,12 @@ mod tests {
     fn a_call_without_an_answer_is_forgotten() {
         let mut cache = Cache::default();
         cache.look_up(key(2, 7, b""));
-        cache.forget(&key(2, 7, b""));
+        cache.abandon(&key(2, 7, b""));
         assert_eq!(cache.look_up(key(2, 7, b"")), Seen::New);
+        cache.answered(&key(2, 7, b""), Bytes::from("yes"));
+        cache.abandon(&key(2, 7, b""));
+        let answered = Seen::Answered(Bytes::from("yes"));
+        assert_eq!(cache.look_up(key(2, 7, b"")), answered);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod common;
 
 use common::{make_file, mounted};
 use faults::{Condition, Service};
-use nfslab::server::{Config, Ports, Server};
+use nfslab::server::{Config, Drc, Ports, Server};
 use nfslab_tests::nfslab_binary;
 use proto::nfs3::{Diropargs3, Nfs3Proc, NfsFh3, Nfsstat3, Remove3Res};
 use proto::nlm::{LockArgs, Nlm4Lock, Nlm4Stat, NlmProc, Res, UnlockArgs};
@@ -224,10 +224,13 @@ async fn an_absent_service_is_refused_and_comes_back_on_the_same_port() {
 /// A REMOVE whose answer was lost is sent again, on another connection: it must not say that the file is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_remove_is_answered_as_before_unless_the_cache_is_off() {
-    for (drc, expected) in [(true, Nfsstat3::NFS3_OK), (false, Nfsstat3::NFS3ERR_NOENT)] {
+    for (drc, expected) in [
+        (Drc::default(), Nfsstat3::NFS3_OK),
+        (Drc::NONE, Nfsstat3::NFS3ERR_NOENT),
+    ] {
         let config = Config {
             ports: Ports::AUTO,
-            drc,
+            drc: drc.clone(),
             ..Config::default()
         };
         let server = Server::start(config).await.unwrap();

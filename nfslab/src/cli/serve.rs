@@ -2,7 +2,7 @@
 
 use super::{Done, Exit, OrExit, Stop, runtime};
 use crate::control::client::Endpoint;
-use crate::server::{Config, ControlAt, ExportSpec, POPULATE_EXAMPLE, Ports, Server, personalities};
+use crate::server::{Config, ControlAt, Drc, ExportSpec, POPULATE_EXAMPLE, Ports, Server, personalities};
 use anyhow::anyhow;
 use clap::Args;
 use rpc::server::Limits;
@@ -56,9 +56,10 @@ pub struct Serve {
     /// Close a TCP connection on which no call has come for so long (up to twice that), as Linux does; 0: never.
     #[arg(long, value_name = "DURATION", default_value = "6m", value_parser = humantime::parse_duration)]
     idle_timeout: Duration,
-    /// Execute repeated NFS calls again, as a server does whose duplicate request cache is too small.
-    #[arg(long)]
-    no_drc: bool,
+    /// The programs with a duplicate request cache, which answers a repeated call as before: a list of nfs, mount,
+    /// lockd, statd and portmap, or none. Linux has one for nfs.
+    #[arg(long, value_name = "PROGRAMS", default_value_t = Drc::default())]
+    drc: Drc,
     /// Record every RPC as pcapng, with what was done to it.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -106,7 +107,7 @@ impl Serve {
                 idle: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
                 ..Limits::default()
             },
-            drc: !self.no_drc,
+            drc: self.drc,
             pcap: self.pcap,
             ready_file: self.ready_file,
             handle_key: self.handle_key,

@@ -4,17 +4,16 @@
 //! Handlers know neither. A new kind of fault gets its arm in [`Door::message`].
 
 use super::portmap::{self, Asker};
+use super::repeated::{Due, Underway};
 use super::{Node, programs};
 use crate::events::{What, ms};
 use bytes::Bytes;
 use faults::{Direction, Exchange, Plan, Service};
 use nfsd::{CallError, Caller, Cx};
-use parking_lot::Mutex;
 use proto::mount::{MountProc, MountProc1};
-use proto::nfs3::{Nfs3Proc, Nfstime3};
+use proto::nfs3::Nfstime3;
 use proto::nlm::NlmProc;
 use proto::nsm::SmProc;
-use rpc::drc::{self, Seen};
 use rpc::msg::{self, CallHeader, Credential, NotACall, RpcError, Transport};
 use rpc::server::{Flow, Origin};
 use rpc::xdr::{self, Reader, Writer};
@@ -43,6 +42,8 @@ pub struct Incoming<'a> {
     pub args: Bytes,
     /// When it arrived, on the server's clock.
     pub received: Duration,
+    /// To be kept by whoever answers later, and told the answer, if copies of this call are not to be executed.
+    pub underway: Option<Arc<Underway>>,
 }
 
 /// What a handler made of a call.
@@ -81,52 +82,25 @@ impl Door {
 
     /// Handles a call that nothing keeps from being executed, but not twice what must not be done twice. The
     /// reply, if there is one already, is in `out` with its header.
-    fn execute(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<String> {
-        let Some((drc, key)) = self.remembered(call) else {
-            return self.execute_anew(call, out);
-        };
-        let seen = drc.lock().look_up(key);
-        match seen {
-            Seen::Answered(reply) => {
+    fn execute(&self, call: &mut Incoming<'_>, out: &mut Writer) -> Option<String> {
+        let (repeated, peer) = (&self.node.repeated, call.origin.peer.ip());
+        match repeated.due(self.service, peer, &call.header, &call.args) {
+            Due::Execute => self.execute_anew(call, out),
+            Due::Wait => None,
+            Due::Again(reply) => {
                 out.raw(&reply);
                 Some("as before".to_owned())
             }
-            Seen::InProgress => None,
-            Seen::New => {
+            Due::Remember(underway) => {
                 let mark = out.mark();
+                call.underway = Some(underway.clone());
                 let status = self.execute_anew(call, out);
-                match status {
-                    Some(_) => drc.lock().answered(&key, out.bytes_since(mark)),
-                    None => drc.lock().forget(&key),
+                if status.is_some() {
+                    underway.answered(out.bytes_since(mark));
                 }
                 status
             }
         }
-    }
-
-    /// The duplicate request cache and the call's key in it, if the call is one that must not be executed twice:
-    /// those of NFS that change something. knfsd remembers the same ones; lockd, rpcbind and statd none.
-    fn remembered(&self, call: &Incoming<'_>) -> Option<(&Mutex<drc::Cache>, drc::Key)> {
-        let drc = self.node.drc.as_ref().filter(|_| self.service == Service::Nfs)?;
-        let changes = matches!(
-            Nfs3Proc(call.header.procedure),
-            Nfs3Proc::NFSPROC3_SETATTR
-                | Nfs3Proc::NFSPROC3_WRITE
-                | Nfs3Proc::NFSPROC3_CREATE
-                | Nfs3Proc::NFSPROC3_MKDIR
-                | Nfs3Proc::NFSPROC3_SYMLINK
-                | Nfs3Proc::NFSPROC3_MKNOD
-                | Nfs3Proc::NFSPROC3_REMOVE
-                | Nfs3Proc::NFSPROC3_RMDIR
-                | Nfs3Proc::NFSPROC3_RENAME
-                | Nfs3Proc::NFSPROC3_LINK
-        );
-        changes.then(|| {
-            (
-                drc,
-                drc::Key::new(call.origin.peer.ip(), &call.header, &call.args),
-            )
-        })
     }
 
     /// Handles a call, whether or not it came before.
@@ -189,8 +163,8 @@ impl Door {
         tokio::task::spawn_blocking(move || {
             let mut out = Writer::new();
             // It was read once before, so this cannot fail.
-            if let Some(call) = reread(&origin, &message, received) {
-                door.answer(&call, plan, &mut out);
+            if let Some(mut call) = reread(&origin, &message, received) {
+                door.answer(&mut call, plan, &mut out);
             }
             if !out.is_empty() {
                 origin.reply(out);
@@ -201,7 +175,7 @@ impl Door {
     }
 
     /// Handles a call, records the reply and sends it as planned.
-    fn answer(&self, call: &Incoming<'_>, plan: Plan, out: &mut Writer) -> Option<String> {
+    fn answer(&self, call: &mut Incoming<'_>, plan: Plan, out: &mut Writer) -> Option<String> {
         let mark = out.mark();
         let status = self.execute(call, out)?;
         let comment = comment(plan);
@@ -255,12 +229,13 @@ impl rpc::server::Service for Door {
             Err(stat) => return refuse(header.xid, RpcError::Auth(stat), out),
         };
         let args = message.slice(reader.offset()..);
-        let call = Incoming {
+        let mut call = Incoming {
             origin,
             header,
             credential,
             args,
             received: node.clock.now(),
+            underway: None,
         };
         let plan = node.faults.read().plan(&Exchange {
             direction: Direction::Call,
@@ -285,7 +260,7 @@ impl rpc::server::Service for Door {
         {
             return Flow::Continue;
         }
-        if let Some(status) = self.answer(&call, plan, out)
+        if let Some(status) = self.answer(&mut call, plan, out)
             && let Some(log) = log
         {
             node.event(log.reply(node, &call, status));
@@ -314,6 +289,7 @@ fn reread<'a>(origin: &'a Arc<Origin>, message: &'a Bytes, received: Duration) -
         credential,
         args: message.slice(reader.offset()..),
         received,
+        underway: None,
     })
 }
 

@@ -9,6 +9,7 @@ mod wire;
 
 use super::callbacks::{Callbacks, Encoded};
 use super::dispatch::{Answer, Incoming, Refusal};
+use super::repeated::Underway;
 use super::{Node, Service};
 use crate::control::api;
 use crate::events::{What, ms};
@@ -73,6 +74,8 @@ struct Pending {
     received: Duration,
     /// Whether the same call was put off already: the client has asked again.
     copy: bool,
+    /// With a duplicate request cache: copies of the call are dropped for as long as this is kept.
+    underway: Option<Arc<Underway>>,
 }
 
 impl Locks {
@@ -129,6 +132,7 @@ impl Locks {
                         cookie: cookie.to_vec(),
                         about: view::about(node, &request),
                         received: call.received,
+                        underway: call.underway.clone(),
                     },
                 );
                 Answer::Later
@@ -362,6 +366,9 @@ impl Pending {
         let status = node
             .locks
             .answer(node, &self.from, self.way, &self.cookie, reply, &mut out);
+        if let Some(underway) = &self.underway {
+            underway.answered(out.bytes_since(mark));
+        }
         node.capture_reply(&self.origin, &out, mark, None);
         node.event(What::Reply {
             peer: self.origin.peer.ip(),

@@ -20,12 +20,14 @@ mod listeners;
 mod locks;
 mod populate;
 mod portmap;
+mod repeated;
 mod statd;
 mod stores;
 
 pub use exports::{ExportSpec, StoreSpec};
 pub use listeners::{MOUNT_PORT, NLM_PORT, NSM_PORT, Ports};
 pub use populate::EXAMPLE as POPULATE_EXAMPLE;
+pub use repeated::Drc;
 
 use crate::capture::Capture;
 use crate::clock::Clock;
@@ -39,9 +41,9 @@ use faults::{Condition, Conditions, Faults, Service};
 use listeners::Listeners;
 use locks::Locks;
 use nfsd::{Exports, Mount, Nfs3};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use portmap::{Registry, System};
-use rpc::drc;
+use repeated::Repeated;
 use rpc::msg::Transport;
 use rpc::server::Limits;
 use serde::Serialize;
@@ -97,8 +99,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the services are at the start.
     pub conditions: Conditions,
-    /// Whether NFS answers a repeated call as before rather than execute it again.
-    pub drc: bool,
+    /// Which programs answer a repeated call as before rather than execute it again.
+    pub drc: Drc,
     /// Where every message is recorded.
     pub pcap: Option<PathBuf>,
     /// Written once every listener accepts.
@@ -121,7 +123,7 @@ impl Default for Config {
             grace: Duration::ZERO,
             limits: Limits::default(),
             conditions: Conditions::default(),
-            drc: true,
+            drc: Drc::default(),
             pcap: None,
             ready_file: None,
             handle_key: None,
@@ -155,8 +157,8 @@ pub struct Node {
     locks: Locks,
     statd: Statd,
     capture: Option<Arc<Capture>>,
-    /// The answers to NFS calls that must not be executed twice, unless that is wanted.
-    drc: Option<Mutex<drc::Cache>>,
+    /// The answers to calls that must not be executed twice.
+    repeated: Arc<Repeated>,
     /// Calls that may wait for a disk at one time.
     waiting: Arc<tokio::sync::Semaphore>,
     listeners: OnceLock<Listeners>,
@@ -213,7 +215,7 @@ impl Node {
             locks: Locks::new(personality, grace, clock.now(), Callbacks::new(capture.clone())),
             statd: Statd::new(),
             capture,
-            drc: config.drc.then(Mutex::default),
+            repeated: Arc::new(Repeated::new(&config.drc)),
             waiting: Arc::new(tokio::sync::Semaphore::new(dispatch::MAX_WAITING)),
             listeners: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
@@ -316,6 +318,7 @@ impl Node {
             self.withdraw_from_system(service).await;
             self.faults.write().conditions.set(service, condition);
             listeners.close(service).await;
+            self.repeated.clear(service);
         } else {
             let door = self.door(service).context("the server is stopping")?;
             listeners.open(service, door)?;
@@ -344,13 +347,14 @@ impl Node {
         self.locks.page(self, after, limit)
     }
 
-    /// Puts everything back: the conditions of the start, no locks, nobody monitored.
+    /// Puts everything back: the conditions of the start, no locks, nobody monitored, no answer remembered.
     ///
     /// # Errors
     /// If a service that was absent cannot listen again.
     pub async fn reset(&self) -> Result<()> {
         self.locks.reset(self);
         self.statd.reset();
+        self.repeated.clear_all();
         for (service, condition) in self.at_start.iter() {
             if self.faults.read().conditions.get(service) != condition {
                 self.set_condition(service, condition).await?;
