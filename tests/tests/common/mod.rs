@@ -1,5 +1,7 @@
 //! What several tests of a server over loopback need.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use faults::Service;
 use nfslab::server::Server;
 use proto::mount::{DirPath, MountProc, MountRes3};
@@ -26,8 +28,18 @@ pub async fn connect_from(
     service: Service,
     transport: Transport,
 ) -> Result<Client, CallError> {
+    let to = SocketAddr::new(HERE, server.port(service));
+    connect_to(Some(from), to, transport).await
+}
+
+/// A connection to any address.
+pub async fn connect_to(
+    from: Option<SocketAddr>,
+    to: SocketAddr,
+    transport: Transport,
+) -> Result<Client, CallError> {
     let options = Options {
-        from: Some(from),
+        from,
         identity: Identity::Sys {
             machine: "test".into(),
             uid: 0,
@@ -38,13 +50,16 @@ pub async fn connect_from(
         patience: PATIENCE,
         tap: None,
     };
-    let to = SocketAddr::new(HERE, server.port(service));
     Client::connect(transport, to, options).await
 }
 
 /// The root of the export, by its handle.
 pub async fn mounted(server: &Server) -> Vec<u8> {
-    let mount = connect(HERE, server, Service::Mount, Transport::Tcp).await;
+    mounted_from(&connect(HERE, server, Service::Mount, Transport::Tcp).await).await
+}
+
+/// [`mounted`], from a server that this is a connection to.
+pub async fn mounted_from(mount: &Client) -> Vec<u8> {
     let target = Target::new(proto::mount::PROGRAM, 3, MountProc::MOUNTPROC3_MNT.0);
     let reply = mount
         .call(target, &DirPath::from("/lab"), PATIENCE)
@@ -60,11 +75,15 @@ pub async fn mounted(server: &Server) -> Vec<u8> {
 pub async fn make_file(server: &Server, name: &str) -> Vec<u8> {
     let root = mounted(server).await;
     let nfs = connect(HERE, server, Service::Nfs, Transport::Tcp).await;
+    make_file_in(&nfs, &root, name).await
+}
+
+/// [`make_file`], in this folder of a server that this is a connection to.
+pub async fn make_file_in(nfs: &Client, dir: &[u8], name: &str) -> Vec<u8> {
     let target = Target::new(proto::nfs3::PROGRAM, 3, Nfs3Proc::NFSPROC3_CREATE.0);
-    let dir = NfsFh3::from(&root[..]);
     let args = Create3Args {
         where_: Diropargs3 {
-            dir,
+            dir: NfsFh3::from(dir),
             name: name.into(),
         },
         how: CreateHow3::Unchecked(Sattr3::default()),
