@@ -98,9 +98,13 @@ impl Datagrams {
             let peer = got.address.as_ref().and_then(socket_address);
             let peer = peer.ok_or_else(|| io::Error::other("a datagram from no internet address"))?;
             let asked = got.cmsgs()?.find_map(|message| match message {
-                ControlMessageOwned::Ipv4PacketInfo(info) => {
-                    Some(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into())
-                }
+                // The second is the same for what was sent to one address. Of a datagram that came before we asked to
+                // be told, the kernel knows that one only.
+                ControlMessageOwned::Ipv4PacketInfo(info) => [info.ipi_spec_dst, info.ipi_addr]
+                    .map(|address| Ipv4Addr::from(address.s_addr.to_ne_bytes()))
+                    .into_iter()
+                    .find(|address| !address.is_unspecified())
+                    .map(IpAddr::V4),
                 ControlMessageOwned::Ipv6PacketInfo(info) => {
                     Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into())
                 }
@@ -169,7 +173,8 @@ mod tests {
 
     /// Asks a socket bound to `any` at `asked`: where it says the datagram arrived, and where the reply came from.
     async fn ask(any: &str, asked: &str) -> (IpAddr, IpAddr) {
-        let mut server = Datagrams::new(UdpSocket::bind((any, 0)).await.unwrap()).unwrap();
+        let bound = UdpSocket::bind((any, 0)).await.unwrap();
+        let port = bound.local_addr().unwrap().port();
         let asked: IpAddr = asked.parse().unwrap();
         let client: IpAddr = if asked.is_ipv4() {
             [0; 4].into()
@@ -177,8 +182,17 @@ mod tests {
             [0u16; 8].into()
         };
         let client = UdpSocket::bind((client, 0)).await.unwrap();
-        let to = SocketAddr::new(asked, server.bound.port());
+        let to = SocketAddr::new(asked, port);
+        // The first comes before the socket is ours, as when a server starts; it is answered like the second.
         client.send_to(b"question", to).await.unwrap();
+        let mut server = Datagrams::new(bound).unwrap();
+        let first = answer(&mut server, &client, to).await;
+        client.send_to(b"question", to).await.unwrap();
+        assert_eq!(answer(&mut server, &client, to).await, first);
+        first
+    }
+
+    async fn answer(server: &mut Datagrams, client: &UdpSocket, to: SocketAddr) -> (IpAddr, IpAddr) {
         let mut buffer = [0; 100];
         let arrived = loop {
             server.readable().await.unwrap();

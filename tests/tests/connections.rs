@@ -444,7 +444,7 @@ async fn a_write_of_one_mebibyte_may_come_in_thousands_of_fragments() {
     let fh = make_file(&server, "f").await;
     let mut connection = Connection::open(SocketAddr::new(HERE, server.port(Service::Nfs))).unwrap();
     for (xid, size) in (1..).zip([64, 1000, 65_536]) {
-        let data: Vec<u8> = (0..1u32 << 20).map(|i| (i * xid >> 8) as u8).collect();
+        let data: Vec<u8> = (0..1u32 << 20).map(|i| ((i * xid) >> 8) as u8).collect();
         let args = Write3Args {
             file: NfsFh3::from(&fh[..]),
             offset: 0,
