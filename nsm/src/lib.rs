@@ -10,7 +10,8 @@
 //! - [`names`]: when are two names the same host?
 //!
 //! Everything is a function of calls and of `now`; what is to be done comes out as [`Effect`]s. The crate
-//! knows no lock manager: whoever drives it carries [`Effect::Rebooted`] there.
+//! knows no lock manager: whoever drives it carries [`Effect::Rebooted`] there. It knows no files either: what
+//! must outlive the host comes out as [`Kept`], and goes in again as [`Saved`].
 //!
 //! Invariants: no clock, no randomness, no map whose iteration order is random (`clippy.toml` says so);
 //! nothing grows without one of the [`limits`]; the state number is odd while the host is up, and grows
@@ -71,9 +72,40 @@ impl fmt::Debug for HostName {
     }
 }
 
+/// What a monitor leaves to the one that comes after it, when the host has restarted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Saved {
+    /// The state number; `None` if this host has never had one.
+    pub state: Option<i32>,
+    /// Those who were watched when the host went down.
+    pub watched: Vec<HostName>,
+    /// Those who have not been told of an earlier restart.
+    pub to_tell: Vec<HostName>,
+}
+
+/// A change of what must outlive the host ([`Saved`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// Nobody has been watched before: this is the state number.
+    State(i32),
+    /// This host is watched.
+    Watched(HostName),
+    /// It no longer is.
+    Unwatched(HostName),
+    /// Whoever was watched is to be told of a restart, and this is the state number.
+    Restarted(i32),
+    /// This host has been told.
+    Told(HostName),
+    /// Nobody is watched, and nobody is to be told.
+    Nobody,
+}
+
 /// Something that the driver should do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// Keep this where it outlives the host, if anything is kept, before any other effect is carried out and before
+    /// the procedure is answered: rpc.statd has its record on the disk before it answers SM_MON.
+    Keep(Kept),
     /// Send SM_NOTIFY, then tell [`Monitor::notified`].
     Notify(notify::Notify),
     /// Call the lock manager: a host that it has watched rebooted.
@@ -211,6 +243,18 @@ impl Effects {
         self.0.drain(..)
     }
 
+    /// Takes out what is to be kept, in order.
+    pub fn take_kept(&mut self) -> Vec<Kept> {
+        let mut kept = Vec::new();
+        for effect in std::mem::take(&mut self.0) {
+            match effect {
+                Effect::Keep(change) => kept.push(change),
+                effect => self.0.push(effect),
+            }
+        }
+        kept
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -218,6 +262,10 @@ impl Effects {
 
     pub(crate) fn push(&mut self, effect: Effect) {
         self.0.push(effect);
+    }
+
+    pub(crate) fn keep(&mut self, change: Kept) {
+        self.0.push(Effect::Keep(change));
     }
 
     pub(crate) fn event(&mut self, event: Event) {

@@ -6,7 +6,7 @@
 
 use crate::names::{self, Names, same_host};
 use crate::notify::{Notified, Notifier};
-use crate::{Effect, Effects, Event, HostName, Now, Rebooted, limits};
+use crate::{Effect, Effects, Event, HostName, Kept, Now, Rebooted, Saved, limits};
 use proto::nsm::{Mon, MonId, MyId, SM_PRIV_SIZE, SmRes, SmStat, SmStatRes, StatChge};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -100,6 +100,25 @@ impl Monitor {
         }
     }
 
+    /// The monitor of a host that is up again, or of one that has never been. If its predecessor has left anyone
+    /// to be told, this is a restart: the state number goes to the next odd one and they are told. If not, nobody
+    /// cares, and the number stays as it is; so does sm-notify.
+    pub fn restore(now: Now, my_name: &str, saved: Saved, fx: &mut Effects) -> Self {
+        let mut monitor = Monitor::with_state(my_name, saved.state.unwrap_or(1));
+        if saved.watched.is_empty() && saved.to_tell.is_empty() {
+            if saved.state != Some(monitor.state) {
+                fx.keep(Kept::State(monitor.state));
+            }
+        } else {
+            // "Down" has been counted already if the number is even.
+            if saved.state.is_none_or(|state| state & 1 == 1) {
+                monitor.state = after(monitor.state);
+            }
+            monitor.tell(now, saved.watched.into_iter().chain(saved.to_tell), fx);
+        }
+        monitor
+    }
+
     /// The host's state number.
     pub fn state(&self) -> i32 {
         self.state
@@ -150,6 +169,9 @@ impl Monitor {
         if let Some(record) = self.records.get_mut(&key) {
             record.private = mon.private;
         } else {
+            if !self.is_watched(&mon_name) {
+                fx.keep(Kept::Watched(mon_name.clone()));
+            }
             fx.event(Event::Watching {
                 mon_name: mon_name.clone(),
             });
@@ -166,6 +188,26 @@ impl Monitor {
             res_stat: SmRes::STAT_SUCC,
             state: self.state,
         }
+    }
+
+    /// For anyone.
+    fn is_watched(&self, host: &HostName) -> bool {
+        let least = CallBack {
+            my_name: "".into(),
+            program: i32::MIN,
+            version: i32::MIN,
+            procedure: i32::MIN,
+        };
+        let next = self.records.range((host.clone(), least)..).next();
+        next.is_some_and(|((mon_name, _), _)| mon_name == host)
+    }
+
+    /// A record has gone.
+    fn unwatched(&self, mon_name: HostName, fx: &mut Effects) {
+        if !self.is_watched(&mon_name) {
+            fx.keep(Kept::Unwatched(mon_name.clone()));
+        }
+        fx.event(Event::Unwatched { mon_name });
     }
 
     fn may_watch(&self, caller: Caller, id: &MonId<'_>, names: &dyn Names) -> Result<(), &'static str> {
@@ -197,9 +239,7 @@ impl Monitor {
                 why: "the caller is not on this host",
             });
         } else if let Some(record) = self.records.remove(&(id.mon_name.0.into(), (&id.my_id).into())) {
-            fx.event(Event::Unwatched {
-                mon_name: record.mon_name,
-            });
+            self.unwatched(record.mon_name, fx);
         }
         SmStat { state: self.state }
     }
@@ -214,15 +254,11 @@ impl Monitor {
             return SmStat { state: self.state };
         }
         let call = CallBack::from(id);
-        self.records.retain(|_, record| {
-            let stays = record.call != call;
-            if !stays {
-                fx.event(Event::Unwatched {
-                    mon_name: record.mon_name.clone(),
-                });
-            }
-            stays
-        });
+        let theirs = self.records.keys().filter(|(_, whose)| *whose == call);
+        for key in theirs.cloned().collect::<Vec<_>>() {
+            self.records.remove(&key);
+            self.unwatched(key.0, fx);
+        }
         SmStat { state: self.state }
     }
 
@@ -287,15 +323,15 @@ impl Monitor {
     /// This host restarts: its state number goes up by two, nobody is watched any more, and those who
     /// were, and those who could not be told of an earlier restart, are told.
     pub fn restart(&mut self, now: Now, fx: &mut Effects) {
-        // From the largest odd number it goes on with the smallest.
-        self.state = if self.state >= i32::MAX - 1 {
-            1
-        } else {
-            self.state + 2
-        };
+        self.state = after(self.state);
         let hosts = std::mem::take(&mut self.records)
             .into_keys()
             .map(|(host, _)| host);
+        self.tell(now, hosts, fx);
+    }
+
+    fn tell(&mut self, now: Now, hosts: impl Iterator<Item = HostName>, fx: &mut Effects) {
+        fx.keep(Kept::Restarted(self.state));
         self.notifier.begin(now, self.state, hosts);
         fx.event(Event::Restarted {
             state: self.state,
@@ -306,7 +342,11 @@ impl Monitor {
 
     /// This host restarts as one whose monitor is not there: the number goes up, and nobody is told.
     pub fn restart_silently(&mut self, now: Now, fx: &mut Effects) {
-        self.records.clear();
+        let hosts = std::mem::take(&mut self.records).into_keys();
+        // In the order of the keys, the records of one host are neighbours.
+        let mut hosts: Vec<_> = hosts.map(|(host, _)| host).collect();
+        hosts.dedup();
+        hosts.into_iter().for_each(|host| fx.keep(Kept::Unwatched(host)));
         self.restart(now, fx);
     }
 
@@ -327,8 +367,14 @@ impl Monitor {
     }
 
     /// Forgets everything but its name and state, and tells nobody.
-    pub fn forget_all(&mut self) {
+    pub fn forget_all(&mut self, fx: &mut Effects) {
         self.records.clear();
         self.notifier.stop();
+        fx.keep(Kept::Nobody);
     }
+}
+
+/// The state number of a host that restarts: from the largest odd number it goes on with the smallest.
+fn after(state: i32) -> i32 {
+    if state >= i32::MAX - 1 { 1 } else { state + 2 }
 }

@@ -4,7 +4,7 @@
 
 use nfslab_nsm::names::NoNames;
 use nfslab_nsm::notify::Notified;
-use nfslab_nsm::{Caller, Effect, Effects, Event, HostName, Monitor, Now};
+use nfslab_nsm::{Caller, Effect, Effects, Event, HostName, Kept, Monitor, Now, Saved};
 use proptest::prelude::*;
 use proto::nsm::{Mon, MonId, MyId, SmRes, StatChge};
 use std::collections::BTreeMap;
@@ -407,6 +407,95 @@ fn the_state_number_is_odd_for_ever() {
         monitor.restart(NOW, &mut fx);
     }
     assert_eq!(states, [i32::MAX - 2, i32::MAX, 1]);
+}
+
+/// What a monitor left behind is a restart for the next one if anybody cares; the state number is odd and new.
+#[test]
+fn a_monitor_that_is_restored_tells_those_whom_its_predecessor_left() {
+    let restore = |state, watched: &[&str], to_tell: &[&str]| {
+        let names = |names: &[&str]| names.iter().map(|name| HostName::from(*name)).collect();
+        let saved = Saved {
+            state,
+            watched: names(watched),
+            to_tell: names(to_tell),
+        };
+        let mut fx = Effects::new();
+        let monitor = Monitor::restore(NOW, "server", saved, &mut fx);
+        assert_eq!(
+            monitor.records().count(),
+            0,
+            "whoever wants to be watched asks again"
+        );
+        (monitor.state(), fx.take_kept(), sent(&mut fx))
+    };
+    let nobody = Vec::<String>::new();
+    assert_eq!(restore(None, &[], &[]), (1, vec![Kept::State(1)], nobody.clone()));
+    assert_eq!(restore(Some(7), &[], &[]), (7, vec![], nobody.clone()));
+    assert_eq!(restore(Some(8), &[], &[]), (9, vec![Kept::State(9)], nobody));
+    let told = |state| vec![format!("10.77.0.2 server {state} 1")];
+    for (before, after) in [
+        (None, 3),
+        (Some(7), 9),
+        (Some(8), 9),
+        (Some(i32::MAX), 1),
+        (Some(-1), 1),
+    ] {
+        let restarted = vec![Kept::Restarted(after)];
+        let expected = (after, restarted, told(after));
+        assert_eq!(restore(before, &["10.77.0.2"], &[]), expected);
+        assert_eq!(restore(before, &[], &["10.77.0.2"]), expected);
+        assert_eq!(restore(before, &["10.77.0.2"], &["10.77.0.2"]), expected);
+    }
+}
+
+#[test]
+fn what_must_outlive_the_host_is_kept_once_for_each_host() {
+    let (mut monitor, mut fx) = (Monitor::new("server"), Effects::new());
+    let host = HostName::from("10.77.0.2");
+    let other = MyId {
+        my_vers: 4,
+        ..lockd()
+    };
+    let asks = [lockd(), other].map(|my_id| Mon {
+        mon_id: MonId {
+            my_id,
+            ..mon("10.77.0.2").mon_id
+        },
+        ..mon("10.77.0.2")
+    });
+    for ask in asks.iter().chain(&asks) {
+        monitor.mon(NOW, local(), ask, &NoNames, &mut fx);
+    }
+    assert_eq!(fx.take_kept(), [Kept::Watched(host.clone())]);
+    assert!(
+        fx.drain().all(|effect| matches!(effect, Effect::Event(_))),
+        "the rest stays"
+    );
+    monitor.unmon(local(), &asks[0].mon_id, &mut fx);
+    assert_eq!(fx.take_kept(), [], "the other one still wants it");
+    monitor.unmon_all(local(), &other, &mut fx);
+    assert_eq!(fx.take_kept(), [Kept::Unwatched(host.clone())]);
+    monitor.mon(NOW, local(), &asks[0], &NoNames, &mut fx);
+    monitor.restart(NOW, &mut fx);
+    monitor.notified(NOW, &host, Notified::Answered, &mut fx);
+    let kept = [
+        Kept::Watched(host.clone()),
+        Kept::Restarted(3),
+        Kept::Told(host.clone()),
+    ];
+    assert_eq!(fx.take_kept(), kept);
+    for ask in &asks {
+        monitor.mon(NOW, local(), ask, &NoNames, &mut fx);
+    }
+    monitor.restart_silently(NOW, &mut fx);
+    let kept = [
+        Kept::Watched(host.clone()),
+        Kept::Unwatched(host),
+        Kept::Restarted(5),
+    ];
+    assert_eq!(fx.take_kept(), kept);
+    monitor.forget_all(&mut fx);
+    assert_eq!(fx.take_kept(), [Kept::Nobody]);
 }
 
 #[derive(Debug, Clone)]
