@@ -15,8 +15,11 @@ use std::net::IpAddr;
 const NLM: i32 = 100_021;
 /// Its procedures for that: 16 (`NLM_SM_NOTIFY`) and 24, of older kernels.
 const NLM_PROCS: [i32; 2] = [16, 24];
-/// The answer's state when SM_MON fails.
-const NO_STATE: i32 = -1;
+/// The answer when SM_MON fails.
+const FAILED: SmStatRes = SmStatRes {
+    res_stat: SmRes::STAT_FAIL,
+    state: -1,
+};
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,10 +161,7 @@ impl Monitor {
                 procedure: "SM_MON",
                 why,
             });
-            return SmStatRes {
-                res_stat: SmRes::STAT_FAIL,
-                state: NO_STATE,
-            };
+            return FAILED;
         }
         let mon_name = HostName::from(mon.mon_id.mon_name.0);
         let call = CallBack::from(&mon.mon_id.my_id);
@@ -188,6 +188,17 @@ impl Monitor {
             res_stat: SmRes::STAT_SUCC,
             state: self.state,
         }
+    }
+
+    /// The driver could not keep that this host is watched: SM_MON fails, and nobody relies on what a restart would
+    /// lose.
+    pub fn not_kept(&mut self, id: &MonId<'_>, fx: &mut Effects) -> SmStatRes {
+        self.records.remove(&(id.mon_name.0.into(), (&id.my_id).into()));
+        fx.event(Event::Refused {
+            procedure: "SM_MON",
+            why: "that the host is watched could not be kept",
+        });
+        FAILED
     }
 
     /// For anyone.

@@ -60,6 +60,11 @@ pub struct Serve {
     /// lockd, statd and portmap, or none. Linux has one for nfs.
     #[arg(long, value_name = "PROGRAMS", default_value_t = Drc::default())]
     drc: Drc,
+    /// The status monitor's state number and list are kept in DIR, as rpc.statd keeps them in /var/lib/nfs: each
+    /// start is then a reboot of which whoever was watched is told (SM_NOTIFY); --grace gives them the time to take
+    /// their locks again. Without it nothing is kept, and nobody is told.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Record every RPC as pcapng, with what was done to it.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -111,6 +116,7 @@ impl Serve {
             pcap: self.pcap,
             ready_file: self.ready_file,
             handle_key: self.handle_key,
+            state_dir: self.state_dir,
             populate: self.populate,
             ..Config::default()
         };

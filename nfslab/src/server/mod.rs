@@ -107,6 +107,8 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// Where the key of real directories' file handles is kept; by default in the user's state folder.
     pub handle_key: Option<PathBuf>,
+    /// Where the status monitor keeps what must outlive the server; without it, nowhere.
+    pub state_dir: Option<PathBuf>,
     /// What every export has in it at the start.
     pub populate: Option<PathBuf>,
 }
@@ -127,6 +129,7 @@ impl Default for Config {
             pcap: None,
             ready_file: None,
             handle_key: None,
+            state_dir: None,
             populate: None,
         }
     }
@@ -201,6 +204,7 @@ impl Node {
             .unwrap_or_default()
             .as_nanos() as u64;
         let (personality, grace) = (config.personality.clone(), config.grace);
+        let statd = Statd::new(clock.now(), config.state_dir.as_deref())?;
         let node = Arc::new_cyclic(|me| Node {
             me: me.clone(),
             faults: RwLock::new(Faults {
@@ -213,7 +217,7 @@ impl Node {
             mount: Mount::new(exports.clone()),
             exports,
             locks: Locks::new(personality, grace, clock.now(), Callbacks::new(capture.clone())),
-            statd: Statd::new(),
+            statd,
             capture,
             repeated: Arc::new(Repeated::new(&config.drc)),
             waiting: Arc::new(tokio::sync::Semaphore::new(dispatch::MAX_WAITING)),
@@ -353,7 +357,7 @@ impl Node {
     /// If a service that was absent cannot listen again.
     pub async fn reset(&self) -> Result<()> {
         self.locks.reset(self);
-        self.statd.reset();
+        self.statd.reset(self);
         self.repeated.clear_all();
         for (service, condition) in self.at_start.iter() {
             if self.faults.read().conditions.get(service) != condition {
@@ -437,6 +441,7 @@ impl Server {
             node.withdraw_all_from_system().await;
             return Err(error);
         }
+        node.statd.begin(&node);
         Ok(server)
     }
 

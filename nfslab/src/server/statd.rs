@@ -1,28 +1,37 @@
 //! The status monitor on the wire: decodes NSM calls for the pure [`Monitor`], and carries out its effects.
 //!
 //! The lock service of the same server does not come over the wire; it calls [`Statd::monitor`] directly,
-//! when its modelled upcall has got through. News of a reboot goes back to it from here.
+//! when its modelled upcall has got through. News of a reboot goes back to it from here. With `--statd system` all
+//! this has nothing to do, and [`system`] calls the rpc.statd of this host.
+//!
+//! What must outlive the server ([`store`]) is on the disk before anything else comes of it, under the monitor's lock:
+//! the few milliseconds that a disk takes are also what a caller of rpc.statd waits for.
+
+mod store;
 
 use super::dispatch::{Answer, Incoming, Refusal};
 use super::portmap::port_of;
 use super::{Node, Service};
 use crate::events::What;
+use anyhow::Result;
 use faults::{Direction, Exchange, Plan};
 use nlm::hosts::Private;
 use nlm::request::PeerSelector;
 use nsm::monitor::Caller;
 use nsm::names::{NoNames, as_address};
 use nsm::notify::{Notified, Notify};
-use nsm::{Effect, Effects, Event, Monitor};
+use nsm::{Effect, Effects, Event, Monitor, Saved};
 use parking_lot::{Mutex, MutexGuard};
-use proto::nsm::{Mon, MonId, MyId, SmName, SmProc, SmRes, StatChge};
+use proto::nsm::{Mon, MonId, MyId, SmName, SmProc, SmRes, SmStatRes, StatChge};
 use proto::portmap;
 use rpc::client::{CallError, Client, Identity, Options, Tap, Target};
 use rpc::msg::{RpcError, Transport};
 use rpc::xdr::{Decode, Encode, Reader, Writer};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use store::Store;
 use tokio::sync::Notify as Wake;
 
 /// What this host calls itself in SM_NOTIFY.
@@ -40,18 +49,60 @@ pub struct Statd {
 struct State {
     monitor: Monitor,
     fx: Effects,
+    /// Where it is kept, if it is.
+    store: Option<Store>,
+}
+
+impl State {
+    /// Has everything kept that the monitor wants to be kept.
+    fn keep(&mut self) -> Result<()> {
+        let mut changes = self.fx.take_kept().into_iter();
+        match &self.store {
+            Some(store) => changes.try_for_each(|change| store.keep(&change)),
+            None => Ok(()),
+        }
+    }
+
+    fn mon(&mut self, now: Duration, caller: Caller, mon: &Mon<'_>) -> SmStatRes {
+        let res = self.monitor.mon(now, caller, mon, &NoNames, &mut self.fx);
+        match self.keep() {
+            Ok(()) => res,
+            Err(error) => {
+                not_kept(&error);
+                self.monitor.not_kept(&mon.mon_id, &mut self.fx)
+            }
+        }
+    }
+}
+
+fn not_kept(error: &anyhow::Error) {
+    tracing::error!("the status monitor (--state-dir): {error:#}");
 }
 
 impl Statd {
-    pub fn new() -> Self {
-        let state = State {
-            monitor: Monitor::new(MY_NAME),
-            fx: Effects::new(),
+    /// With what is kept in this folder, if there is one: whoever is to be told of the restart is told after
+    /// [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// If the folder cannot be used, or what is in it cannot be read.
+    pub fn new(now: Duration, folder: Option<&Path>) -> Result<Self> {
+        let (store, saved) = match folder.map(Store::open).transpose()? {
+            Some((store, saved)) => (Some(store), saved),
+            None => (None, Saved::default()),
         };
-        Statd {
+        let mut fx = Effects::new();
+        let monitor = Monitor::restore(now, MY_NAME, saved, &mut fx);
+        let mut state = State { monitor, fx, store };
+        state.keep()?;
+        Ok(Statd {
             state: Mutex::new(state),
             changed: Wake::new(),
-        }
+        })
+    }
+
+    /// The services answer: whoever is told of the restart can come back now.
+    pub fn begin(&self, node: &Node) {
+        self.carry_out(node, self.state.lock());
     }
 
     /// Handles a call of version 1.
@@ -66,7 +117,7 @@ impl Statd {
         };
         let now = node.clock.now();
         let mut state = self.state.lock();
-        let State { monitor, fx } = &mut *state;
+        let State { monitor, fx, .. } = &mut *state;
         let status = match SmProc(call.header.procedure) {
             SmProc::SM_NULL => "ok".to_owned(),
             SmProc::SM_STAT => {
@@ -75,7 +126,7 @@ impl Statd {
                 res.res_stat.to_string()
             }
             SmProc::SM_MON => {
-                let res = monitor.mon(now, caller, &Mon::decode(r)?, &NoNames, fx);
+                let res = state.mon(now, caller, &Mon::decode(r)?);
                 res.encode(out);
                 res.res_stat.to_string()
             }
@@ -110,8 +161,7 @@ impl Statd {
             private,
         };
         let mut state = self.state.lock();
-        let State { monitor, fx } = &mut *state;
-        let res = monitor.mon(node.clock.now(), MYSELF, &mon, &NoNames, fx);
+        let res = state.mon(node.clock.now(), MYSELF, &mon);
         self.carry_out(node, state);
         res.res_stat == SmRes::STAT_SUCC
     }
@@ -120,18 +170,24 @@ impl Statd {
     pub fn unmonitor(&self, node: &Node, peer: IpAddr) {
         let name = peer.to_string();
         let mut state = self.state.lock();
-        let State { monitor, fx } = &mut *state;
+        let State { monitor, fx, .. } = &mut *state;
         monitor.unmon(MYSELF, &mon_id(&name), fx);
         self.carry_out(node, state);
     }
 
     /// Forgets whom it watches, and tells nobody.
-    pub fn reset(&self) {
-        self.state.lock().monitor.forget_all();
-        self.changed.notify_one();
+    pub fn reset(&self, node: &Node) {
+        let mut state = self.state.lock();
+        let State { monitor, fx, .. } = &mut *state;
+        monitor.forget_all(fx);
+        self.carry_out(node, state);
     }
 
     fn carry_out(&self, node: &Node, mut state: MutexGuard<'_, State>) {
+        // SM_MON has seen to it before; what is left is about hosts that would be told once too often.
+        if let Err(error) = state.keep() {
+            not_kept(&error);
+        }
         let effects: Vec<Effect> = state.fx.drain().collect();
         // The lock service comes before the monitor in the lock order, and is about to be called.
         drop(state);
@@ -150,6 +206,7 @@ impl Statd {
                     }
                 }
                 Effect::Event(event) => node.event(told(&event)),
+                Effect::Keep(_) => {} // done
             }
         }
         self.changed.notify_one();
@@ -182,7 +239,7 @@ pub async fn drive(node: Arc<Node>) {
         tokio::select! {
             () = node.clock.sleep_until(next) => {
                 let mut state = node.statd.state.lock();
-                let State { monitor, fx } = &mut *state;
+                let State { monitor, fx, .. } = &mut *state;
                 monitor.tick(node.clock.now(), fx);
                 node.statd.carry_out(&node, state);
             }
@@ -198,7 +255,7 @@ async fn tell(node: Arc<Node>, notify: Notify) {
         None => Notified::Failed,
     };
     let mut state = node.statd.state.lock();
-    let State { monitor, fx } = &mut *state;
+    let State { monitor, fx, .. } = &mut *state;
     monitor.notified(node.clock.now(), &notify.host, result, fx);
     node.statd.carry_out(&node, state);
 }

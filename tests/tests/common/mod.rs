@@ -53,9 +53,30 @@ pub async fn connect_to(
     Client::connect(transport, to, options).await
 }
 
+/// Where a server listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub mount: SocketAddr,
+    pub nfs: SocketAddr,
+}
+
+impl From<&Server> for Place {
+    fn from(server: &Server) -> Place {
+        let at = |service| SocketAddr::new(HERE, server.port(service));
+        Place {
+            mount: at(Service::Mount),
+            nfs: at(Service::Nfs),
+        }
+    }
+}
+
+async fn dial(to: SocketAddr) -> Client {
+    connect_to(None, to, Transport::Tcp).await.unwrap()
+}
+
 /// The root of the export, by its handle.
-pub async fn mounted(server: &Server) -> Vec<u8> {
-    mounted_from(&connect(HERE, server, Service::Mount, Transport::Tcp).await).await
+pub async fn mounted(server: impl Into<Place>) -> Vec<u8> {
+    mounted_from(&dial(server.into().mount).await).await
 }
 
 /// [`mounted`], from a server that this is a connection to.
@@ -72,10 +93,10 @@ pub async fn mounted_from(mount: &Client) -> Vec<u8> {
 }
 
 /// A file on the server, by its handle.
-pub async fn make_file(server: &Server, name: &str) -> Vec<u8> {
+pub async fn make_file(server: impl Into<Place>, name: &str) -> Vec<u8> {
+    let server = server.into();
     let root = mounted(server).await;
-    let nfs = connect(HERE, server, Service::Nfs, Transport::Tcp).await;
-    make_file_in(&nfs, &root, name).await
+    make_file_in(&dial(server.nfs).await, &root, name).await
 }
 
 /// [`make_file`], in this folder of a server that this is a connection to.
