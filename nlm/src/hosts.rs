@@ -110,6 +110,7 @@ pub(crate) struct Hosts {
     by_key: HashMap<HostKey, HostId, FxBuildHasher>,
     by_address: BTreeMap<IpAddr, PeerId>,
     last_serial: u64,
+    instance: u32,
 }
 
 /// What the lock service gives to the status monitor with a peer's name, and by which alone it knows the
@@ -125,6 +126,7 @@ impl Hosts {
             by_key: HashMap::default(),
             by_address: BTreeMap::new(),
             last_serial: 0,
+            instance: 0,
         }
     }
 
@@ -133,27 +135,30 @@ impl Hosts {
     pub(crate) fn emptied(&self) -> Self {
         Hosts {
             last_serial: self.last_serial,
+            instance: self.instance,
             ..Hosts::new()
         }
+    }
+
+    pub(crate) fn set_instance(&mut self, instance: u32) {
+        self.instance = instance;
     }
 
     /// What names this peer to the status monitor.
     pub(crate) fn private(&self, id: PeerId) -> Private {
         let serial = self.peers.at(id).serial.to_be_bytes();
-        let place = u64::from(id.0).to_be_bytes();
+        let (instance, place) = (self.instance.to_be_bytes(), id.0.to_be_bytes());
         let mut private = Private::default();
-        let bytes = serial.into_iter().chain(place);
+        let bytes = serial.into_iter().chain(instance).chain(place);
         private.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
         private
     }
 
     /// The peer that was given this name, if it is known still.
     pub(crate) fn peer_by_private(&self, private: &Private) -> Option<PeerId> {
-        let (serial, place) = private.split_first_chunk()?;
-        let place = u64::from_be_bytes(place.try_into().ok()?);
-        let id = PeerId(u32::try_from(place).ok()?);
-        let peer = self.peers.get(id)?;
-        (peer.serial == u64::from_be_bytes(*serial)).then_some(id)
+        let place = PeerId(u32::from_be_bytes(*private.last_chunk()?));
+        self.peers.get(place)?;
+        (self.private(place) == *private).then_some(place)
     }
 
     pub(crate) fn find(&self, key: &HostKey) -> Option<HostId> {

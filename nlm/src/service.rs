@@ -277,6 +277,20 @@ impl LockService {
         self.pump(now, files, fx);
     }
 
+    /// The driver tells that there is no statd which it could ask, as [`Effect::Monitor`] had wanted: the port mapper
+    /// does not know one. It is looked for again, as long and as often as the personality does it, each time with
+    /// another [`Effect::Monitor`].
+    pub fn statd_not_registered(&mut self, now: Now, peer: IpAddr, files: &dyn Files, fx: &mut Effects) {
+        self.statd_not_found(now, peer, files, fx);
+        self.pump(now, files, fx);
+    }
+
+    /// A number that no lock service of this host has had before. It is part of what the status monitor is given: a
+    /// real rpc.statd, which outlives this service, may bring back what was given to an earlier one.
+    pub fn set_instance(&mut self, instance: u32) {
+        self.hosts.set_instance(instance);
+    }
+
     /// The lock service no longer counts these peers as monitored: their next LOCK has them monitored
     /// again. Locks stay. Returns how many had been monitored.
     pub fn forget_peer(&mut self, which: &PeerSelector, fx: &mut Effects) -> usize {

@@ -101,9 +101,9 @@ enum Phase {
     /// The port mapper is asked at this time; after the last time there is no other.
     LookUp { at: Now, last: bool },
     /// statd has been called.
-    Called { at: Now },
+    Called { at: Now, last: bool },
     /// The driver carries the call to a statd that is well; this is when it took it.
-    Asked { at: Now },
+    Asked { at: Now, last: bool },
 }
 
 impl Upcall {
@@ -130,21 +130,21 @@ impl Upcall {
             if statd.statd == Statd::Absent {
                 return self.not_registered(at, last, t);
             }
-            self.phase = Phase::Called { at: now };
+            self.phase = Phase::Called { at: now, last };
         }
         // Deduced, not measured: the 60 s count from the start of the upcall, lookups included, and a
         // call that a live statd has received gets all of its time.
         let deadline = match self.phase {
-            Phase::Asked { at } => at + t.silent_after,
+            Phase::Asked { at, .. } => at + t.silent_after,
             _ => self.started + t.silent_after,
         };
-        let called = match self.phase {
-            Phase::Called { at } => at,
+        let (called, last) = match self.phase {
+            Phase::Called { at, last } => (at, last),
             Phase::Asked { .. } if now < deadline => return Step::Wait(deadline),
             _ => return Step::Done(UpcallOutcome::NoAnswer),
         };
         match statd.statd {
-            Statd::Ok => self.ask(now),
+            Statd::Ok => self.ask(now, last),
             Statd::Fails => Step::Done(UpcallOutcome::Refused),
             // It went away with the call: the connection is reset, and its port is looked up again.
             Statd::Absent => {
@@ -154,7 +154,7 @@ impl Upcall {
             Statd::Slow(delay) => {
                 let answers = called.max(statd.since) + delay;
                 match now {
-                    now if now >= answers && answers <= deadline => self.ask(now),
+                    now if now >= answers && answers <= deadline => self.ask(now, last),
                     now if now >= deadline => Step::Done(UpcallOutcome::NoAnswer),
                     _ => Step::Wait(answers.min(deadline)),
                 }
@@ -164,8 +164,17 @@ impl Upcall {
         }
     }
 
-    fn ask(&mut self, now: Now) -> Step {
-        self.phase = Phase::Asked { at: now };
+    /// The driver has looked for a statd outside and the port mapper does not know it: the lookup that had seemed to
+    /// find it has failed after all.
+    pub(crate) fn not_found(&mut self, now: Now, t: &UpcallTimings) -> Step {
+        match self.phase {
+            Phase::Asked { last, .. } => self.not_registered(now, last, t),
+            _ => Step::Wait(now),
+        }
+    }
+
+    fn ask(&mut self, now: Now, last: bool) -> Step {
+        self.phase = Phase::Asked { at: now, last };
         Step::Ask
     }
 

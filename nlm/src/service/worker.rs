@@ -276,25 +276,46 @@ impl LockService {
         };
         let mut waited = false;
         for worker in 0..self.workers.len() {
-            let asked = self
-                .workers
-                .get(worker)
-                .and_then(Option::as_ref)
-                .is_some_and(|work| {
-                    matches!(&work.doing, Doing::Upcall { upcall, .. }
-                    if upcall.is_asked() && self.hosts.peer(upcall.peer).address == peer)
-                });
-            if asked
-                && let Some(Work {
-                    call,
-                    doing: Doing::Upcall { upcall, .. },
-                }) = self.workers.get_mut(worker).and_then(Option::take)
-            {
+            if let Some((call, upcall)) = self.take_asked(worker, peer) {
                 waited = true;
                 self.end_upcall(worker, now, call, &upcall, outcome, files, fx);
             }
         }
         waited
+    }
+
+    /// The port mapper does not know the statd that was to be asked to monitor this peer.
+    pub(super) fn statd_not_found(&mut self, now: Now, peer: IpAddr, files: &dyn Files, fx: &mut Effects) {
+        for worker in 0..self.workers.len() {
+            let Some((call, mut upcall)) = self.take_asked(worker, peer) else {
+                continue;
+            };
+            match upcall.not_found(now, &self.personality.upcall) {
+                Step::Done(outcome) => self.end_upcall(worker, now, call, &upcall, outcome, files, fx),
+                step => {
+                    if let Step::LookedUp(attempt) = step {
+                        fx.event(Event::StatdNotRegistered { peer, attempt });
+                    }
+                    self.keep(worker, call, Doing::Upcall { upcall, wake: now });
+                }
+            }
+        }
+    }
+
+    /// Takes out the call that waits until statd answers whether it monitors this peer.
+    fn take_asked(&mut self, worker: usize, peer: IpAddr) -> Option<(Queued, Upcall)> {
+        let slot = self.workers.get_mut(worker)?;
+        let asked = slot.as_ref().is_some_and(|work| {
+            matches!(&work.doing, Doing::Upcall { upcall, .. }
+                if upcall.is_asked() && self.hosts.peer(upcall.peer).address == peer)
+        });
+        match slot.take_if(|_| asked)? {
+            Work {
+                call,
+                doing: Doing::Upcall { upcall, .. },
+            } => Some((call, upcall)),
+            Work { .. } => None,
+        }
     }
 
     /// Calls that wait for a worker, in order.

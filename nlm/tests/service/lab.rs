@@ -111,6 +111,8 @@ pub struct Lab {
     pub events: Vec<(Duration, Event)>,
     /// Whether `Effect::Monitor` is answered, and how.
     pub statd_answers: Option<bool>,
+    /// There is none outside that could be asked.
+    pub statd_missing: bool,
     /// Whether a callback can be sent.
     pub callbacks_sent: Option<bool>,
     pub monitor_requests: Vec<IpAddr>,
@@ -138,6 +140,7 @@ impl Lab {
             callbacks: Vec::new(),
             events: Vec::new(),
             statd_answers: Some(true),
+            statd_missing: false,
             callbacks_sent: Some(true),
             monitor_requests: Vec::new(),
             privates: Vec::new(),
@@ -160,7 +163,10 @@ impl Lab {
                     Effect::Monitor { peer, private, .. } => {
                         self.privates.push(private);
                         self.monitor_requests.push(peer);
-                        if let Some(done) = self.statd_answers {
+                        if self.statd_missing {
+                            self.service
+                                .statd_not_registered(self.now, peer, &files, &mut self.fx);
+                        } else if let Some(done) = self.statd_answers {
                             self.service.monitored(self.now, peer, done, &files, &mut self.fx);
                         }
                     }

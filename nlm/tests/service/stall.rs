@@ -64,6 +64,36 @@ fn linux_5_0_without_statd_refuses_after_six_seconds_and_every_time_again() {
     assert_eq!(lab.service.locks_held(), 0);
 }
 
+/// A statd outside that nobody finds is looked for as one that is known to be absent, at the same times.
+#[test]
+fn a_real_statd_that_is_missing_is_looked_for_as_often_and_as_long() {
+    for (name, after, stat, tries) in [("linux-6.1", 61.5, GRANTED, 20), ("linux-5.0", 6.0, NOLOCKS, 3)] {
+        let mut lab = Lab::new(name);
+        lab.statd_missing = true;
+        let call = lab.send_lock(asker(2, 1));
+        lab.run_until(100.0);
+        assert_eq!(
+            (lab.answered(call), lab.stat(call)),
+            (secs(after), stat),
+            "{name}"
+        );
+        let expected: Vec<f64> = (0..tries).map(|n| f64::from(n) * 3.0).collect();
+        assert_eq!(lookups(&lab), expected, "{name}");
+        // It is found on the way.
+        let mut lab = Lab::new(name);
+        lab.statd_missing = true;
+        let call = lab.send_lock(asker(2, 1));
+        lab.run_until(2.0);
+        lab.statd_missing = false;
+        lab.run_until(100.0);
+        assert_eq!(
+            (lab.answered(call), lab.stat(call)),
+            (secs(3.0), GRANTED),
+            "{name}"
+        );
+    }
+}
+
 #[test]
 fn a_hung_statd_refuses_after_a_minute() {
     for name in ["linux-5.0", "linux-6.1"] {
