@@ -2,7 +2,9 @@
 
 use super::{Done, Exit, OrExit, Stop, runtime};
 use crate::control::client::Endpoint;
-use crate::server::{Config, ControlAt, Drc, ExportSpec, POPULATE_EXAMPLE, Ports, Server, personalities};
+use crate::server::{
+    Config, ControlAt, Drc, ExportSpec, POPULATE_EXAMPLE, Ports, Server, StatdAt, personalities,
+};
 use anyhow::anyhow;
 use clap::Args;
 use rpc::server::Limits;
@@ -60,6 +62,11 @@ pub struct Serve {
     /// lockd, statd and portmap, or none. Linux has one for nfs.
     #[arg(long, value_name = "PROGRAMS", default_value_t = Drc::default())]
     drc: Drc,
+    /// Which status monitor watches the lock service's peers: the one in this server, or with system the rpc.statd of
+    /// this host, by real calls. That one is found through rpcbind, and finds us there: with --ports portmap=system
+    /// and --bind 0.0.0.0 (or 127.0.0.1) only.
+    #[arg(long, value_name = "WHOSE", value_enum, default_value = "builtin")]
+    statd: StatdAt,
     /// The status monitor's state number and list are kept in DIR, as rpc.statd keeps them in /var/lib/nfs: each
     /// start is then a reboot of which whoever was watched is told (SM_NOTIFY); --grace gives them the time to take
     /// their locks again. Without it nothing is kept, and nobody is told.
@@ -116,6 +123,7 @@ impl Serve {
             pcap: self.pcap,
             ready_file: self.ready_file,
             handle_key: self.handle_key,
+            statd: self.statd,
             state_dir: self.state_dir,
             populate: self.populate,
             ..Config::default()

@@ -240,13 +240,14 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds every port on every address, or none.
+    /// Binds every port of these services on every address, or none.
     ///
     /// # Errors
     /// The first port that cannot be had, with what to do about it.
     pub fn bind(
         addresses: &[IpAddr],
         wanted: Ports,
+        services: impl IntoIterator<Item = Service>,
         limits: Limits,
     ) -> Result<(Listeners, BTreeMap<Service, Sockets>)> {
         let mut distinct: Vec<IpAddr> = Vec::new();
@@ -263,10 +264,9 @@ impl Listeners {
         if wanted.system && distinct.iter().all(IpAddr::is_ipv6) {
             bail!("--ports portmap=system registers IPv4 addresses only: --bind must be one");
         }
-        for service in Service::ALL {
-            if wanted.system && service == Service::Portmap {
-                continue;
-            }
+        // The port mapper of the system has its port whether it is ours or not; its statd has one that we do not know.
+        ports.set(Service::Statd, 0);
+        for service in services {
             let sockets = Sockets::bind(&distinct, service, wanted.get(service))?;
             ports.set(service, sockets.port);
             bound.insert(service, sockets);
@@ -390,7 +390,7 @@ mod tests {
         ports.set(Service::Lockd, taken.local_addr().unwrap().port());
         let error = format!(
             "{:#}",
-            Listeners::bind(&[[127, 0, 0, 1].into()], ports, Limits::default())
+            Listeners::bind(&[[127, 0, 0, 1].into()], ports, Service::ALL, Limits::default())
                 .err()
                 .unwrap()
         );

@@ -79,9 +79,17 @@ struct Pending {
 }
 
 impl Locks {
-    pub fn new(personality: Personality, grace: Duration, now: Duration, callbacks: Callbacks) -> Locks {
+    /// `instance` tells this lock service from earlier ones of this host.
+    pub fn new(
+        personality: Personality,
+        grace: Duration,
+        now: Duration,
+        instance: u32,
+        callbacks: Callbacks,
+    ) -> Locks {
         let mut fx = Effects::new();
         let mut service = LockService::new(personality);
+        service.set_instance(instance);
         service.start_grace(now, grace, &mut fx);
         let state = State {
             service,
@@ -253,6 +261,22 @@ impl Locks {
         self.carry_out(node, state);
     }
 
+    /// The rpc.statd of this host has answered whether it monitors a peer.
+    pub fn monitored(&self, node: &Node, peer: IpAddr, done: bool) {
+        let mut state = self.state.lock();
+        let State { service, fx, .. } = &mut *state;
+        service.monitored(node.clock.now(), peer, done, &files(node), fx);
+        self.carry_out(node, state);
+    }
+
+    /// The port mapper of this host knows no rpc.statd.
+    pub fn statd_not_registered(&self, node: &Node, peer: IpAddr) {
+        let mut state = self.state.lock();
+        let State { service, fx, .. } = &mut *state;
+        service.statd_not_registered(node.clock.now(), peer, &files(node), fx);
+        self.carry_out(node, state);
+    }
+
     /// No locks, nobody waits, nobody is monitored, no call is under way.
     pub fn reset(&self, node: &Node) {
         let mut state = self.state.lock();
@@ -314,9 +338,10 @@ impl Locks {
                 }
             }
             Effect::Monitor { peer, private, .. } => {
-                let done = node.statd.monitor(node, peer, private);
-                let State { service, fx, .. } = state;
-                service.monitored(node.clock.now(), peer, done, &files(node), fx);
+                if let Some(done) = node.statd.monitor(node, peer, private) {
+                    let State { service, fx, .. } = state;
+                    service.monitored(node.clock.now(), peer, done, &files(node), fx);
+                }
             }
             Effect::Unmonitor { peer } => node.statd.unmonitor(node, peer),
             Effect::Callback(callback) => {

@@ -48,7 +48,7 @@ use rpc::msg::Transport;
 use rpc::server::Limits;
 use serde::Serialize;
 use statd::Statd;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -76,6 +76,16 @@ impl FromStr for ControlAt {
                 .map_err(|error| format!("{error}, nor none")),
         }
     }
+}
+
+/// Which status monitor watches the lock service's peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum StatdAt {
+    /// The one in this server.
+    #[default]
+    Builtin,
+    /// The rpc.statd of this host.
+    System,
 }
 
 /// Everything that can be said about a server before it starts.
@@ -107,10 +117,51 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// Where the key of real directories' file handles is kept; by default in the user's state folder.
     pub handle_key: Option<PathBuf>,
+    /// Which status monitor there is.
+    pub statd: StatdAt,
     /// Where the status monitor keeps what must outlive the server; without it, nowhere.
     pub state_dir: Option<PathBuf>,
     /// What every export has in it at the start.
     pub populate: Option<PathBuf>,
+}
+
+impl Config {
+    /// The services that are part of this server, and not those of this host.
+    fn services(&self) -> impl Iterator<Item = Service> {
+        Service::ALL.into_iter().filter(|service| match service {
+            Service::Portmap => !self.ports.system_portmap(),
+            Service::Statd => self.statd == StatdAt::Builtin,
+            _ => true,
+        })
+    }
+
+    /// What the rpc.statd of this host needs to find our lock service.
+    fn check_statd(&self) -> Result<()> {
+        if self.statd == StatdAt::Builtin {
+            return Ok(());
+        }
+        if !self.ports.system_portmap() {
+            bail!(
+                "--statd system needs --ports …,portmap=system: rpc.statd asks this host's rpcbind where the lock \
+                 service is, to tell it of a reboot"
+            );
+        }
+        let reached = |at: &IpAddr| at.is_unspecified() || *at == Ipv4Addr::LOCALHOST;
+        if !self.bind.iter().any(reached) {
+            bail!(
+                "--statd system needs --bind 0.0.0.0 or 127.0.0.1 among the addresses, not only {:?}: rpc.statd tells \
+                 the lock service of a reboot on loopback",
+                self.bind
+            );
+        }
+        if self.state_dir.is_some() {
+            bail!("--state-dir is for --statd builtin: rpc.statd has a folder of its own, /var/lib/nfs");
+        }
+        if self.conditions.get(Service::Statd) != Condition::Ok {
+            bail!("statd is the system's (--statd system), and is as it is");
+        }
+        Ok(())
+    }
 }
 
 impl Default for Config {
@@ -129,6 +180,7 @@ impl Default for Config {
             pcap: None,
             ready_file: None,
             handle_key: None,
+            statd: StatdAt::default(),
             state_dir: None,
             populate: None,
         }
@@ -152,6 +204,8 @@ pub struct Node {
     faults: RwLock<Faults>,
     at_start: Conditions,
     registry: Registry,
+    /// The services that are part of this server.
+    ours: BTreeSet<Service>,
     /// With `--ports portmap=system`: the port mapper of this host.
     system: Option<System>,
     exports: Arc<Exports>,
@@ -204,7 +258,9 @@ impl Node {
             .unwrap_or_default()
             .as_nanos() as u64;
         let (personality, grace) = (config.personality.clone(), config.grace);
-        let statd = Statd::new(clock.now(), config.state_dir.as_deref())?;
+        let statd = Statd::new(clock.now(), config.state_dir.as_deref(), config.statd)?;
+        // About a millisecond each; they begin again after seven weeks.
+        let instance = (verifier >> 20) as u32;
         let node = Arc::new_cyclic(|me| Node {
             me: me.clone(),
             faults: RwLock::new(Faults {
@@ -212,11 +268,18 @@ impl Node {
             }),
             at_start: config.conditions,
             registry: Registry::default(),
+            ours: config.services().collect(),
             system: config.ports.system_portmap().then(System::default),
             nfs: Nfs3::new(exports.clone(), verifier.to_be_bytes()),
             mount: Mount::new(exports.clone()),
             exports,
-            locks: Locks::new(personality, grace, clock.now(), Callbacks::new(capture.clone())),
+            locks: Locks::new(
+                personality,
+                grace,
+                clock.now(),
+                instance,
+                Callbacks::new(capture.clone()),
+            ),
             statd,
             capture,
             repeated: Arc::new(Repeated::new(&config.drc)),
@@ -255,6 +318,11 @@ impl Node {
         }
     }
 
+    /// Whether a service is part of this server, rather than the one of this host.
+    fn is_ours(&self, service: Service) -> bool {
+        self.ours.contains(&service)
+    }
+
     /// The same with the port mapper of this host, if that is the one.
     async fn register_with_system(&self, service: Service, listeners: &Listeners) -> Result<()> {
         let (program, versions) = programs(service);
@@ -278,7 +346,7 @@ impl Node {
     async fn register_all_with_system(&self, conditions: &Conditions) -> Result<()> {
         let listeners = self.listeners()?;
         let present = |(service, condition)| {
-            (service != Service::Portmap && condition != Condition::Absent).then_some(service)
+            (self.is_ours(service) && condition != Condition::Absent).then_some(service)
         };
         for service in conditions.iter().filter_map(present) {
             if let Err(error) = self.register_with_system(service, listeners).await {
@@ -316,6 +384,9 @@ impl Node {
         let listeners = self.listeners()?;
         if service == Service::Portmap && self.system.is_some() {
             bail!("the port mapper is the system's (--ports portmap=system), and stays as it is");
+        }
+        if !self.is_ours(service) {
+            bail!("statd is the system's (--statd system): stop, kill or start rpc.statd itself");
         }
         if condition == Condition::Absent {
             self.registry.withdraw(service);
@@ -401,7 +472,9 @@ impl Server {
     /// # Errors
     /// A port or file that cannot be had, with the flag that mends it. Nothing is half started.
     pub async fn start(config: Config) -> Result<Server> {
-        let (listeners, bound) = Listeners::bind(&config.bind, config.ports, config.limits)?;
+        config.check_statd()?;
+        let (listeners, bound) =
+            Listeners::bind(&config.bind, config.ports, config.services(), config.limits)?;
         let node = Node::new(&config)?;
         // Last, since a socket in the file system would stay if anything after it failed.
         let control = bind_control(&config.control).await?;
@@ -425,6 +498,7 @@ impl Server {
         node.locks.conditions_changed(&node);
         server.tasks.spawn(locks::drive(node.clone()));
         server.tasks.spawn(statd::drive(node.clone()));
+        server.tasks.spawn(statd::system::drive(node.clone()));
         server.serve_control(control)?;
         let addresses = server.addresses(&config)?;
         node.event(What::Serving {
@@ -495,7 +569,10 @@ impl Server {
         let services = self.node.services();
         let ports: Vec<_> = services
             .iter()
-            .map(|s| format!("{} {}", s.service, s.port))
+            .map(|s| match s.port {
+                0 => format!("{} of the system", s.service),
+                port => format!("{} {port}", s.service),
+            })
             .collect();
         let address = self
             .node

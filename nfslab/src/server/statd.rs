@@ -8,10 +8,11 @@
 //! the few milliseconds that a disk takes are also what a caller of rpc.statd waits for.
 
 mod store;
+pub mod system;
 
 use super::dispatch::{Answer, Incoming, Refusal};
 use super::portmap::port_of;
-use super::{Node, Service};
+use super::{Node, Service, StatdAt};
 use crate::events::What;
 use anyhow::Result;
 use faults::{Direction, Exchange, Plan};
@@ -32,6 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
+use system::{Upcall, Upcalls};
 use tokio::sync::Notify as Wake;
 
 /// What this host calls itself in SM_NOTIFY.
@@ -44,6 +46,8 @@ pub struct Statd {
     state: Mutex<State>,
     /// Something changed that the timer should know of.
     changed: Wake,
+    /// With `--statd system`: the way to the rpc.statd of this host, which does all the watching.
+    system: Option<Upcalls>,
 }
 
 struct State {
@@ -85,7 +89,7 @@ impl Statd {
     ///
     /// # Errors
     /// If the folder cannot be used, or what is in it cannot be read.
-    pub fn new(now: Duration, folder: Option<&Path>) -> Result<Self> {
+    pub fn new(now: Duration, folder: Option<&Path>, whose: StatdAt) -> Result<Self> {
         let (store, saved) = match folder.map(Store::open).transpose()? {
             Some((store, saved)) => (Some(store), saved),
             None => (None, Saved::default()),
@@ -97,6 +101,7 @@ impl Statd {
         Ok(Statd {
             state: Mutex::new(state),
             changed: Wake::new(),
+            system: (whose == StatdAt::System).then(Upcalls::new),
         })
     }
 
@@ -153,8 +158,13 @@ impl Statd {
     }
 
     /// SM_MON by the lock service of this server: as Linux does, by the peer's address, and with something by
-    /// which the lock service knows the peer again.
-    pub fn monitor(&self, node: &Node, peer: IpAddr, private: Private) -> bool {
+    /// which the lock service knows the peer again. Whether it is watched now; `None`: the rpc.statd of this host is
+    /// asked, and the lock service will be told.
+    pub fn monitor(&self, node: &Node, peer: IpAddr, private: Private) -> Option<bool> {
+        if let Some(system) = &self.system {
+            system.push(Upcall::Monitor(peer, private));
+            return None;
+        }
         let name = peer.to_string();
         let mon = Mon {
             mon_id: mon_id(&name),
@@ -163,11 +173,15 @@ impl Statd {
         let mut state = self.state.lock();
         let res = state.mon(node.clock.now(), MYSELF, &mon);
         self.carry_out(node, state);
-        res.res_stat == SmRes::STAT_SUCC
+        Some(res.res_stat == SmRes::STAT_SUCC)
     }
 
     /// SM_UNMON by the lock service of this server.
     pub fn unmonitor(&self, node: &Node, peer: IpAddr) {
+        if let Some(system) = &self.system {
+            system.push(Upcall::Unmonitor(peer));
+            return;
+        }
         let name = peer.to_string();
         let mut state = self.state.lock();
         let State { monitor, fx, .. } = &mut *state;
@@ -220,8 +234,13 @@ const MYSELF: Caller = Caller {
 };
 
 fn mon_id(peer: &str) -> MonId<'_> {
+    mon_id_of(MY_NAME, peer)
+}
+
+/// Who is to be watched, and that the lock service of the host `my_name` is to be called.
+fn mon_id_of<'a>(my_name: &'a str, peer: &'a str) -> MonId<'a> {
     let my_id = MyId {
-        my_name: MY_NAME.into(),
+        my_name: my_name.into(),
         my_prog: proto::nlm::PROGRAM as i32,
         my_vers: 3,
         my_proc: proto::nlm::NlmProc::NLM_SM_NOTIFY.0 as i32,
