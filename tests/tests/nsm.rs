@@ -306,6 +306,33 @@ fn a_folder_that_is_in_use_or_damaged_is_said_to_be() {
     assert_eq!(std::fs::read_to_string(&state).unwrap(), "five");
 }
 
+/// rpc.statd must find the lock service and reach it.
+#[test]
+fn what_the_rpc_statd_of_the_host_needs_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let auto = ["--ports", "auto"];
+    let system = ["--ports", "nfs=0,mount=0,nlm=0,portmap=system"];
+    let cases: [(&[&str], [&str; 2], &str); 3] = [
+        (&[], auto, "portmap=system"),
+        (&["--bind", "10.0.0.5"], system, "--bind 0.0.0.0"),
+        (&["--state-dir", "kept"], system, "/var/lib/nfs"),
+    ];
+    for (more, ports, expected) in cases {
+        let mut command = serve(folder.path());
+        let output = command
+            .args(["--statd", "system"])
+            .args(ports)
+            .args(more)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.code() == Some(1) && text.contains(expected),
+            "{text}"
+        );
+    }
+}
+
 // --- the rpc.statd of the host ----------------------------------------------------------------------
 
 /// Set where the namespaces are our own.
