@@ -1,9 +1,9 @@
 //! Telling others that this host restarted: what sm-notify does.
 //!
 //! Each host is told by SM_NOTIFY over UDP until it answers: after 2 seconds, 4, 8 and so on up to every
-//! two minutes, and given up a quarter of an hour after the restart. A host without a monitor is asked
-//! again after two minutes; one that was given up is told of the next restart, if anything is kept. The full name is sent first; when that was answered, the name up to its first dot
-//! is sent as well, since the other side may know only that one.
+//! two minutes, and given up a quarter of an hour after the restart (and told of the next one, if anything is
+//! kept). A host without a monitor is asked again after two minutes. The full name is sent first; when that was
+//! answered, the name up to its first dot is sent as well, since the other side may know only that one.
 //!
 //! Source: utils/statd/sm-notify.c of nfs-utils (July 2026), read, not measured.
 
