@@ -11,7 +11,6 @@
     reason = "a test that panics has failed"
 )]
 
-#[expect(dead_code, reason = "servers are processes here")]
 mod common;
 
 use bytes::Bytes;
@@ -377,8 +376,8 @@ async fn statd_port() -> u16 {
             prot: portmap::IpProto::IPPROTO_UDP,
             port: 0,
         };
-        let mapper = connect_to_from(
-            SocketAddr::from(([127, 0, 0, 1], 0)),
+        let mapper = connect_to(
+            Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             SocketAddr::from(([127, 0, 0, 1], portmap::PMAP_PORT)),
             Transport::Udp,
         );
@@ -398,7 +397,7 @@ async fn statd_port() -> u16 {
 /// What the status monitor of a client sends after a reboot.
 async fn reboots(peer: [u8; 4], state: i32) {
     let statd = SocketAddr::from(([127, 0, 0, 1], statd_port().await));
-    let client = connect_to_from(SocketAddr::from((peer, 0)), statd, Transport::Udp).await;
+    let client = connect_to(Some(SocketAddr::from((peer, 0))), statd, Transport::Udp).await;
     let target = Target::new(nsm::PROGRAM, nsm::V1, SmProc::SM_NOTIFY.0);
     let change = StatChge {
         mon_name: "client1".into(),

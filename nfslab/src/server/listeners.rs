@@ -401,7 +401,7 @@ mod tests {
     async fn one_port_serves_every_address() {
         let bind = |addresses: &[&str]| {
             let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-            Listeners::bind(&addresses, Ports::AUTO, Limits::default()).unwrap()
+            Listeners::bind(&addresses, Ports::AUTO, Service::ALL, Limits::default()).unwrap()
         };
         let registered = |listeners: &Listeners| {
             let texts = listeners.registered();
