@@ -1,7 +1,7 @@
 //! The server's clock. Timers of the protocols (upcalls, repeated grants, grace) run on it, so a test that
 //! advances it need not wait for them.
 
-use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
-    advanced: Mutex<Duration>,
+    /// Nanoseconds; every call reads them.
+    advanced: AtomicU64,
     moved: Notify,
 }
 
@@ -17,7 +18,7 @@ impl Default for Clock {
     fn default() -> Self {
         Clock {
             start: Instant::now(),
-            advanced: Mutex::default(),
+            advanced: AtomicU64::new(0),
             moved: Notify::new(),
         }
     }
@@ -26,18 +27,26 @@ impl Default for Clock {
 impl Clock {
     /// The time now.
     pub fn now(&self) -> Duration {
-        self.start.elapsed() + *self.advanced.lock()
+        self.start.elapsed() + self.advanced()
     }
 
     /// Moves it forward; every sleeper looks again.
     pub fn advance(&self, by: Duration) {
-        *self.advanced.lock() += by;
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let more = |nanos: u64| Some(nanos.saturating_add(by));
+        let _ = self
+            .advanced
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         self.moved.notify_waiters();
     }
 
     /// What `instant` is on this clock.
     pub fn at(&self, instant: Instant) -> Duration {
-        instant.saturating_duration_since(self.start) + *self.advanced.lock()
+        instant.saturating_duration_since(self.start) + self.advanced()
+    }
+
+    fn advanced(&self) -> Duration {
+        Duration::from_nanos(self.advanced.load(Ordering::Acquire))
     }
 
     /// Waits until the clock shows `when`; for ever if there is no such time.

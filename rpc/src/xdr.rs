@@ -619,6 +619,14 @@ macro_rules! xdr_enum {
                 }
             }
 
+            /// What is displayed; nothing is allocated for a value that has a name.
+            pub fn shown(self) -> ::std::borrow::Cow<'static, str> {
+                match self.name() {
+                    Some(name) => name.into(),
+                    None => self.to_string().into(),
+                }
+            }
+
             /// The value with this name in the specification.
             pub fn from_name(name: &str) -> Option<$name> {
                 match name {

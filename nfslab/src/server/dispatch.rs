@@ -17,6 +17,7 @@ use proto::nsm::SmProc;
 use rpc::msg::{self, CallHeader, Credential, NotACall, RpcError, Transport};
 use rpc::server::{Flow, Origin};
 use rpc::xdr::{self, Reader, Writer};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -49,7 +50,7 @@ pub struct Incoming<'a> {
 /// What a handler made of a call.
 pub enum Answer {
     /// The reply is written; its status in words, for the log.
-    Now(String),
+    Now(Cow<'static, str>),
     /// The reply will be sent through the origin, or never.
     Later,
 }
@@ -82,14 +83,14 @@ impl Door {
 
     /// Handles a call that nothing keeps from being executed, but not twice what must not be done twice. The
     /// reply, if there is one already, is in `out` with its header.
-    fn execute(&self, call: &mut Incoming<'_>, out: &mut Writer) -> Option<String> {
+    fn execute(&self, call: &mut Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let (repeated, peer) = (&self.node.repeated, call.origin.peer.ip());
         match repeated.due(self.service, peer, &call.header, &call.args) {
             Due::Execute => self.execute_anew(call, out),
             Due::Wait => None,
             Due::Again(reply) => {
                 out.raw(&reply);
-                Some("as before".to_owned())
+                Some("as before".into())
             }
             Due::Remember(underway) => {
                 let mark = out.mark();
@@ -104,7 +105,7 @@ impl Door {
     }
 
     /// Handles a call, whether or not it came before.
-    fn execute_anew(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<String> {
+    fn execute_anew(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let mark = out.mark();
         msg::accepted(out, call.header.xid);
         let answered = match check_program(self.service, &call.header) {
@@ -120,7 +121,7 @@ impl Door {
             Err(Refusal(error)) => {
                 out.rewind(mark);
                 msg::refused(out, call.header.xid, error);
-                Some(error.to_string())
+                Some(error.to_string().into())
             }
         }
     }
@@ -132,7 +133,7 @@ impl Door {
             Service::Portmap => {
                 let asker = Asker::from(&**call.origin);
                 match node.registry.call(asker, version, procedure, args, out) {
-                    Ok(true) => Ok(Answer::Now("ok".to_owned())),
+                    Ok(true) => Ok(Answer::Now("ok".into())),
                     Ok(false) => Ok(Answer::Later),
                     Err(error) => Err(Refusal(error)),
                 }
@@ -140,11 +141,11 @@ impl Door {
             Service::Nfs => {
                 // Calls on files are not logged one by one, so their status is not put into words.
                 node.nfs.call(&cx(call), procedure, args, out)?;
-                Ok(Answer::Now(String::new()))
+                Ok(Answer::Now("".into()))
             }
             Service::Mount => {
                 let status = node.mount.call(&cx(call), version, procedure, args, out)?;
-                Ok(Answer::Now(status.to_string()))
+                Ok(Answer::Now(status.to_string().into()))
             }
             Service::Lockd => node.locks.call(node, call, out),
             Service::Statd => node.statd.call(node, call, out),
@@ -175,7 +176,7 @@ impl Door {
     }
 
     /// Handles a call, records the reply and sends it as planned.
-    fn answer(&self, call: &mut Incoming<'_>, plan: Plan, out: &mut Writer) -> Option<String> {
+    fn answer(&self, call: &mut Incoming<'_>, plan: Plan, out: &mut Writer) -> Option<Cow<'static, str>> {
         let mark = out.mark();
         let status = self.execute(call, out)?;
         let comment = comment(plan);
@@ -237,7 +238,7 @@ impl rpc::server::Service for Door {
             received: node.clock.now(),
             underway: None,
         };
-        let plan = node.faults.read().plan(&Exchange {
+        let plan = node.faults.load().plan(&Exchange {
             direction: Direction::Call,
             service: self.service,
             peer: origin.peer,
@@ -393,14 +394,14 @@ impl Logged {
         }
     }
 
-    fn reply(self, node: &Node, call: &Incoming<'_>, status: String) -> What {
+    fn reply(self, node: &Node, call: &Incoming<'_>, status: Cow<'static, str>) -> What {
         What::Reply {
             peer: call.origin.peer.ip(),
             service: self.service,
             procedure: self.procedure,
             xid: call.header.xid,
             about: self.about,
-            status,
+            status: status.into_owned(),
             copy: false,
             took_ms: ms(node.clock.now() - call.received),
         }

@@ -27,6 +27,7 @@ use proto::nlm::{Nlm4Stat, NlmProc};
 use rpc::msg::{self, RpcError, Transport};
 use rpc::server::Origin;
 use rpc::xdr::Writer;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -159,7 +160,7 @@ impl Locks {
         cookie: &[u8],
         reply: &Reply,
         out: &mut Writer,
-    ) -> String {
+    ) -> Cow<'static, str> {
         let procedure = match way {
             Way::Reply => return wire::answer(out, to.version, cookie, reply),
             Way::Call(procedure) => procedure,
@@ -168,14 +169,14 @@ impl Locks {
         let status = wire::answer(&mut args, to.version, cookie, reply);
         let permit = self.answers.clone().try_acquire_owned();
         let (Some(node), Ok(permit)) = (node.me.upgrade(), permit) else {
-            return format!("{status}, lost: too many answers are under way");
+            return format!("{status}, lost: too many answers are under way").into();
         };
         let (to, args) = (*to, Encoded(args.into_bytes()));
         tokio::spawn(async move {
             deliver(&node, &to, procedure, &args).await;
             drop(permit);
         });
-        format!("{status}, by {procedure}")
+        format!("{status}, by {procedure}").into()
     }
 
     /// Whether a call with this number of this peer waits already.
@@ -193,7 +194,7 @@ impl Locks {
 
     /// Tells the service how lockd and statd are.
     pub fn conditions_changed(&self, node: &Node) {
-        let conditions = node.faults.read().conditions;
+        let conditions = node.faults.load().conditions;
         let lockd = match conditions.get(Service::Lockd) {
             Condition::Ok | Condition::Absent => Lockd::Ok,
             Condition::Slow(by) => Lockd::Slow(by),
@@ -401,7 +402,7 @@ impl Pending {
             procedure: NlmProc(self.procedure).to_string(),
             xid: self.xid,
             about: self.about,
-            status,
+            status: status.into_owned(),
             copy: self.copy,
             took_ms: ms(node.clock.now() - self.received),
         });
@@ -437,7 +438,7 @@ async fn call_back(node: Arc<Node>, callback: Box<Callback>) {
 
 /// Calls a client's lock manager; whether it heard. Outgoing calls pass the hook for faults like any other.
 async fn deliver(node: &Node, host: &HostKey, procedure: NlmProc, args: &Encoded) -> bool {
-    let plan = node.faults.read().plan(&Exchange {
+    let plan = node.faults.load().plan(&Exchange {
         direction: Direction::Callback,
         service: Service::Lockd,
         peer: SocketAddr::new(host.peer, 0),

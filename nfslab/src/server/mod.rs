@@ -35,13 +35,13 @@ use crate::control::api::{LockPage, PeerView, ServiceView};
 use crate::control::client::Endpoint;
 use crate::events::{EventLog, What};
 use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
 use callbacks::Callbacks;
 use dispatch::Door;
 use faults::{Condition, Conditions, Faults, Service};
 use listeners::Listeners;
 use locks::Locks;
 use nfsd::{Exports, Mount, Nfs3};
-use parking_lot::RwLock;
 use portmap::{Registry, System};
 use repeated::Repeated;
 use rpc::msg::Transport;
@@ -201,7 +201,7 @@ pub struct Node {
     /// What happened.
     pub events: Arc<EventLog>,
     me: Weak<Node>,
-    faults: RwLock<Faults>,
+    faults: ArcSwap<Faults>,
     at_start: Conditions,
     registry: Registry,
     /// The services that are part of this server.
@@ -263,7 +263,7 @@ impl Node {
         let instance = (verifier >> 20) as u32;
         let node = Arc::new_cyclic(|me| Node {
             me: me.clone(),
-            faults: RwLock::new(Faults {
+            faults: ArcSwap::from_pointee(Faults {
                 conditions: config.conditions,
             }),
             at_start: config.conditions,
@@ -365,7 +365,7 @@ impl Node {
 
     /// How each service is, and where it listens.
     pub fn services(&self) -> Vec<ServiceView> {
-        let conditions = self.faults.read().conditions;
+        let conditions = self.faults.load().conditions;
         let port = |service| self.listeners.get().map_or(0, |l| l.ports().get(service));
         let view = |(service, condition): (Service, Condition)| ServiceView {
             service: service.to_string(),
@@ -391,7 +391,7 @@ impl Node {
         if condition == Condition::Absent {
             self.registry.withdraw(service);
             self.withdraw_from_system(service).await;
-            self.faults.write().conditions.set(service, condition);
+            self.set_in_faults(service, condition);
             listeners.close(service).await;
             self.repeated.clear(service);
         } else {
@@ -399,11 +399,18 @@ impl Node {
             listeners.open(service, door)?;
             self.register(service, listeners);
             self.register_with_system(service, listeners).await?;
-            self.faults.write().conditions.set(service, condition);
+            self.set_in_faults(service, condition);
         }
         self.event(What::condition(service, condition));
         self.locks.conditions_changed(self);
         Ok(())
+    }
+
+    /// Calls read the faults without a lock; whoever changes them does it alone ([`changing`](Self::changing)).
+    fn set_in_faults(&self, service: Service, condition: Condition) {
+        let mut faults = Faults::clone(&self.faults.load());
+        faults.conditions.set(service, condition);
+        self.faults.store(Arc::new(faults));
     }
 
     /// The lock service's peers.
@@ -431,7 +438,7 @@ impl Node {
         self.statd.reset(self);
         self.repeated.clear_all();
         for (service, condition) in self.at_start.iter() {
-            if self.faults.read().conditions.get(service) != condition {
+            if self.faults.load().conditions.get(service) != condition {
                 self.set_condition(service, condition).await?;
             }
         }

@@ -124,32 +124,32 @@ impl Statd {
         let mut state = self.state.lock();
         let State { monitor, fx, .. } = &mut *state;
         let status = match SmProc(call.header.procedure) {
-            SmProc::SM_NULL => "ok".to_owned(),
+            SmProc::SM_NULL => "ok".into(),
             SmProc::SM_STAT => {
                 let res = monitor.stat(SmName::decode(r)?.0, &NoNames);
                 res.encode(out);
-                res.res_stat.to_string()
+                res.res_stat.shown()
             }
             SmProc::SM_MON => {
                 let res = state.mon(now, caller, &Mon::decode(r)?);
                 res.encode(out);
-                res.res_stat.to_string()
+                res.res_stat.shown()
             }
             SmProc::SM_UNMON => {
                 monitor.unmon(caller, &MonId::decode(r)?, fx).encode(out);
-                "ok".to_owned()
+                "ok".into()
             }
             SmProc::SM_UNMON_ALL => {
                 monitor.unmon_all(caller, &MyId::decode(r)?, fx).encode(out);
-                "ok".to_owned()
+                "ok".into()
             }
             SmProc::SM_SIMU_CRASH => {
                 monitor.simu_crash(now, caller, fx);
-                "ok".to_owned()
+                "ok".into()
             }
             SmProc::SM_NOTIFY => {
                 monitor.notify(caller, &StatChge::decode(r)?, &NoNames, fx);
-                "ok".to_owned()
+                "ok".into()
             }
             _ => return Err(Refusal(RpcError::ProcUnavail)),
         };
@@ -280,7 +280,7 @@ async fn tell(node: Arc<Node>, notify: Notify) {
 }
 
 async fn send(node: &Node, address: IpAddr, notify: &Notify) -> Notified {
-    let plan = node.faults.read().plan(&Exchange {
+    let plan = node.faults.load().plan(&Exchange {
         direction: Direction::Callback,
         service: Service::Statd,
         peer: SocketAddr::new(address, 0),

@@ -21,6 +21,7 @@ use nlm::request::{Reply, Request};
 use proto::nlm::{self as wire, Netobj, NlmProc, Res, V1, V4, v3};
 use rpc::msg::RpcError;
 use rpc::xdr::{self, Decode, Encode, Reader, Writer};
+use std::borrow::Cow;
 
 /// How the answer to a call goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,12 +144,12 @@ fn decode_void<'a>(version: u32, procedure: NlmProc, r: &mut Reader<'a>) -> Resu
 }
 
 /// Writes an answer, as the result of a call or as the arguments of a `_RES`; its status in words.
-pub fn answer(out: &mut Writer, version: u32, cookie: &[u8], reply: &Reply) -> String {
+pub fn answer(out: &mut Writer, version: u32, cookie: &[u8], reply: &Reply) -> Cow<'static, str> {
     // Quirk(linux 6.1): an empty cookie is answered with four bytes of zero (read, not observed), because a
     // client that sends none has been seen to want some.
     let cookie = Netobj::from(if cookie.is_empty() { &[0; 4] } else { cookie });
     match *reply {
-        Reply::Void => "ok".to_owned(),
+        Reply::Void => "ok".into(),
         Reply::Stat(stat) => {
             narrowed::<_, v3::Res<'_>>(out, version, Res { cookie, stat });
             shown(version, stat)
@@ -169,11 +170,11 @@ pub fn answer(out: &mut Writer, version: u32, cookie: &[u8], reply: &Reply) -> S
     }
 }
 
-fn shown(version: u32, stat: wire::Nlm4Stat) -> String {
+fn shown(version: u32, stat: wire::Nlm4Stat) -> Cow<'static, str> {
     if version == V4 {
-        stat.to_string()
+        stat.shown()
     } else {
-        v3::NlmStats::from(stat).to_string()
+        v3::NlmStats::from(stat).shown()
     }
 }
 
