@@ -28,19 +28,29 @@ test: deps lint build ## Run every test, those on a real kernel included
 	$(CARGO) test -p nfslab-tests --test restart
 
 .PHONY: kernels
-kernels: deps build ## Run every scenario on further kernels: $(KERNELS)
+kernels: deps build suite-programs ## Run every scenario and suite on further kernels: $(KERNELS)
 	$(NFSLAB) kernel fetch $(KERNELS)
-	for series in $(KERNELS); do $(NFSLAB) run --kernel $$series scenarios/*.toml || exit 1; done
+	for series in $(KERNELS); do \
+		$(NFSLAB) run --kernel $$series scenarios/*.toml || exit 1; \
+		for store in mem dir; do \
+			$(NFSLAB) run --kernel $$series --store $$store scenarios/suites/*.toml || exit 1; \
+		done; \
+	done
 
 # File-system suites that come as crates, as NAME@VERSION; the others are Debian packages.
 SUITES = fsx@0.3.2 pjdfstest@0.2.2
-# What `make suites` runs, and its variables: `make suites SUITE=stress-ng SET="--set seconds=30"`.
+# What `make suites` runs, on which store (mem or dir), and its variables:
+# `make suites SUITE=stress-ng STORE=dir SET="--set seconds=30"`.
 SUITE ?= *
+STORE ?= mem
 SET ?=
 .PHONY: suites
-suites: deps build ## Run file-system suites of others on a real kernel's mount
+suites: deps build suite-programs ## Run file-system suites of others on a real kernel's mount
+	$(NFSLAB) run --store $(STORE) $(SET) --report json=target/suites/report.json scenarios/suites/$(SUITE).toml
+
+.PHONY: suite-programs
+suite-programs:
 	$(CARGO) install --quiet --locked --root target/suites $(SUITES)
-	$(NFSLAB) run $(SET) --report json=target/suites/report.json scenarios/suites/$(SUITE).toml
 
 .PHONY: build
 build: ## Build everything
