@@ -80,7 +80,7 @@ fn assemble(cache: &Cache, kernel: &Kernel, userland: &Userland, agent: &Path) -
     let mut image = Image::default();
     skeleton(&mut image);
     etc(&mut image);
-    add_modules(&mut image, &kernel.modules_dir)?;
+    add_modules(&mut image, &kernel.modules_dir, userland.modules())?;
 
     let mut libraries = Libraries::new(Path::new("/"), userland.sysroot());
     let stripped = strip(cache, agent)?;
@@ -175,9 +175,9 @@ fn etc(image: &mut Image) {
     image.file("etc/profile", 0o644, "PS1='\\u@\\h:\\w# '\n");
 }
 
-fn add_modules(image: &mut Image, dir: &Path) -> Result<()> {
+fn add_modules(image: &mut Image, dir: &Path, further: &[String]) -> Result<()> {
     let mut order = String::new();
-    for module in modules::load_order(dir)? {
+    for module in modules::load_order(dir, further)? {
         order.push_str(&module.name);
         order.push('\n');
         image.file(&format!("{MODULES}/{}.ko", module.name), 0o644, module.image);

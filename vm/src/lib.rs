@@ -1,5 +1,5 @@
-//! Boots a real Linux kernel under QEMU as an NFS client, and runs things in
-//! it.
+//! Boots a real Linux kernel under QEMU as an NFS client, or with further
+//! packages and modules as a server, and runs things in it.
 //!
 //! How it fits together:
 //!

@@ -38,11 +38,11 @@ struct Library {
     builtin: Option<BTreeSet<String>>,
 }
 
-/// The modules to load, each after everything it depends on.
-pub(crate) fn load_order(dir: &Path) -> Result<Vec<Module>> {
+/// The modules to load, each after everything it depends on: the usual ones, then these further ones.
+pub(crate) fn load_order(dir: &Path, further: &[String]) -> Result<Vec<Module>> {
     let library = Library::open(dir)?;
     let mut order = Vec::new();
-    for name in WANTED {
+    for name in WANTED.into_iter().chain(further.iter().map(String::as_str)) {
         library.add(name, &mut order, 0)?;
     }
     Ok(order)
@@ -197,15 +197,15 @@ mod tests {
                 ("lockd", "grace,sunrpc"),
                 ("nfs", "lockd,sunrpc"),
                 ("nfsv3", "nfs,lockd,sunrpc"),
-                ("unneeded", ""),
+                ("nfsd", "lockd,nfs_acl"),
+                ("nfs_acl", ""),
             ],
             "kernel/drivers/virtio/virtio_pci.ko\n",
         );
-        let order: Vec<String> = load_order(dir.path())
-            .unwrap()
-            .into_iter()
-            .map(|m| m.name)
-            .collect();
+        let order = |further: &[String]| -> Vec<String> {
+            let modules = load_order(dir.path(), further).unwrap();
+            modules.into_iter().map(|m| m.name).collect()
+        };
         let expected = [
             "virtio_console",
             "failover",
@@ -217,20 +217,22 @@ mod tests {
             "nfs",
             "nfsv3",
         ];
-        assert_eq!(order, expected);
+        assert_eq!(order(&[]), expected);
+        let further = order(&["nfsd".to_owned()]);
+        assert_eq!(further, [&expected[..], &["nfs_acl", "nfsd"]].concat());
     }
 
     #[test]
     fn a_missing_module_and_a_circle_are_errors_with_a_name() {
         let dir = library(&[("virtio_pci", "virtio")], "");
         assert!(
-            load_order(dir.path())
+            load_order(dir.path(), &[])
                 .err()
                 .unwrap()
                 .to_string()
                 .contains("kernel module virtio")
         );
         let dir = library(&[("virtio_pci", "virtio"), ("virtio", "virtio_pci")], "");
-        assert!(load_order(dir.path()).is_err());
+        assert!(load_order(dir.path(), &[]).is_err());
     }
 }

@@ -66,6 +66,8 @@ pub struct Extras {
     pub packages: Vec<ExtraPackage>,
     /// Programs of this machine.
     pub host_files: Vec<HostFile>,
+    /// Further kernel modules, loaded at boot after those that every guest has: `nfsd`.
+    pub modules: Vec<String>,
 }
 
 /// A Debian package for the guest, with the libraries it depends on.
@@ -166,6 +168,11 @@ impl Userland {
             .map(|f| identity(&f.source))
             .collect();
         format!("{} {stamps:?}", self.key)
+    }
+
+    /// Kernel modules beyond the usual ones.
+    pub(crate) fn modules(&self) -> &[String] {
+        &self.extras.modules
     }
 
     /// The folder in which the packages are unpacked.
