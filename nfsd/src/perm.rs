@@ -179,16 +179,21 @@ pub fn plan_setattr(caller: &Caller<'_>, attr: &Fattr3, new: &Sattr3, now: Nfsti
     Ok(change)
 }
 
+/// Not -1, which chown(2) takes for "leave it" and which no file can belong to: as on Linux knfsd, it is no change.
+fn is_id(id: &u32) -> bool {
+    *id != u32::MAX
+}
+
 fn plan_owner(caller: &Caller<'_>, attr: &Fattr3, new: &Sattr3, change: &mut Change) -> Result<()> {
     let owns = caller.uid == attr.uid;
-    if let Some(uid) = new.uid {
+    if let Some(uid) = new.uid.filter(is_id) {
         let same = owns && uid == attr.uid;
         if !caller.is_root() && !same {
             return Err(Nfsstat3::NFS3ERR_PERM);
         }
         change.uid = Some(uid);
     }
-    if let Some(gid) = new.gid {
+    if let Some(gid) = new.gid.filter(is_id) {
         let own_group = owns && (gid == attr.gid || caller.in_group(gid));
         if !caller.is_root() && !own_group {
             return Err(Nfsstat3::NFS3ERR_PERM);
@@ -206,7 +211,8 @@ fn plan_mode(
     change: &mut Change,
 ) -> Result<()> {
     let mut mode = attr.mode;
-    if let Some(wanted) = new.mode {
+    // A symbolic link's mode means nothing and stays, as on Linux knfsd.
+    if let Some(wanted) = new.mode.filter(|_| attr.ftype != Ftype3::NF3LNK) {
         if !owner {
             return Err(Nfsstat3::NFS3ERR_PERM);
         }
@@ -220,7 +226,7 @@ fn plan_mode(
     if attr.ftype != Ftype3::NF3DIR && (handed_over || written) {
         mode = without_set_id(mode);
     }
-    if new.mode.is_some() || mode != attr.mode {
+    if (new.mode.is_some() && attr.ftype != Ftype3::NF3LNK) || mode != attr.mode {
         change.mode = Some(mode);
     }
     Ok(())
@@ -275,8 +281,8 @@ pub fn identity_of_new(caller: &Caller<'_>, dir: &Fattr3, ftype: Ftype3, new: &S
     if caller.is_root() {
         Identity {
             mode,
-            uid: new.uid.unwrap_or(0),
-            gid: new.gid.unwrap_or(gid),
+            uid: new.uid.filter(is_id).unwrap_or(0),
+            gid: new.gid.filter(is_id).unwrap_or(gid),
         }
     } else {
         Identity {

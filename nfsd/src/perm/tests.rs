@@ -254,3 +254,26 @@ fn what_new_files_inherit() {
         0o777
     );
 }
+
+#[test]
+fn the_id_of_nobody_is_no_change() {
+    let nobody = Sattr3 {
+        uid: Some(u32::MAX),
+        gid: Some(u32::MAX),
+        ..Sattr3::default()
+    };
+    let change = plan_setattr(&Caller::ROOT, &file(0o644), &nobody, NOW).unwrap();
+    assert_eq!((change.uid, change.gid), (None, None));
+    let identity = identity_of_new(&Caller::ROOT, &dir(0o755), Ftype3::NF3REG, &nobody);
+    assert_eq!((identity.uid, identity.gid), (0, 0));
+}
+
+#[test]
+fn a_links_mode_stays() {
+    let new = Sattr3 {
+        mode: Some(0o600),
+        ..Sattr3::default()
+    };
+    let link = attr(Ftype3::NF3LNK, 0o777, 10, 20);
+    assert_eq!(plan_setattr(&Caller::ROOT, &link, &new, NOW).unwrap().mode, None);
+}
