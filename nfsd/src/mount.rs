@@ -19,6 +19,7 @@ use proto::mount::{
 };
 use proto::nfs3::{Ftype3, Nfsstat3};
 use rpc::xdr::{Decode, Encode, Reader, Writer};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -101,7 +102,7 @@ impl Mount {
         match procedure {
             MountProc1::MOUNTPROC_NULL => {}
             MountProc1::MOUNTPROC_MNT => {
-                let status = self.find(cx, &DirPath::decode(r)?).err().unwrap_or(NO_V2);
+                let status = self.find(cx, &plain(&DirPath::decode(r)?)).err().unwrap_or(NO_V2);
                 Fhstatus::Err(status.0).encode(w);
                 return Ok(status);
             }
@@ -119,7 +120,7 @@ impl Mount {
 
     /// PATHCONF of version 2. Its answer has no status: all zeros for a path that cannot be mounted.
     fn pathconf(&self, cx: &Cx<'_>, path: &[u8]) -> Ppathcnf {
-        let limits = match self.find(cx, path) {
+        let limits = match self.find(cx, &plain(path)) {
             Ok((export, _)) => export.store.limits(),
             Err(_) => return Ppathcnf::default(),
         };
@@ -141,17 +142,18 @@ impl Mount {
             MountProc1::MOUNTPROC_MNT | MountProc1::MOUNTPROC_PATHCONF
         ) && DirPath::decode(&mut Reader::new(args)).is_ok_and(|path| {
             self.exports
-                .find(&path)
+                .find(&plain(&path))
                 .is_some_and(|(export, _)| export.store.may_block())
         })
     }
 
     /// MNT (RFC 1813, appendix I, section 5.2.1). The handle, and a line in the mount list.
     pub fn mnt(&self, cx: &Cx<'_>, path: &[u8]) -> Result<Handle, Mountstat3> {
-        let (export, file) = self.find(cx, path)?;
+        let path = plain(path);
+        let (export, file) = self.find(cx, &path)?;
         let entry = Mounted {
             peer: cx.peer.to_canonical(),
-            path: path.to_vec(),
+            path: path.into_owned(),
         };
         let mut list = self.list.lock();
         if !list.contains(&entry) {
@@ -165,7 +167,8 @@ impl Mount {
 
     /// The directory that the caller means, if they may mount it.
     fn find(&self, cx: &Cx<'_>, path: &[u8]) -> Result<(&Export, FileKey), Mountstat3> {
-        let (export, rest) = self.exports.find(path).ok_or(Mountstat3::MNT3ERR_NOENT)?;
+        // Not NOENT: what is outside the exports is nobody's business, says Linux' rpc.mountd too.
+        let (export, rest) = self.exports.find(path).ok_or(Mountstat3::MNT3ERR_ACCES)?;
         if !export.admits(cx.peer) {
             return Err(Mountstat3::MNT3ERR_ACCES);
         }
@@ -174,8 +177,8 @@ impl Mount {
 
     /// UMNT (5.2.3): forgets that the caller mounted this.
     pub fn umnt(&self, cx: &Cx<'_>, path: &[u8]) {
-        let peer = cx.peer.to_canonical();
-        self.list.lock().retain(|m| m.peer != peer || m.path != path);
+        let (peer, path) = (cx.peer.to_canonical(), plain(path));
+        self.list.lock().retain(|m| m.peer != peer || m.path != *path);
     }
 
     /// UMNTALL (5.2.4): forgets everything that the caller mounted.
@@ -250,6 +253,26 @@ pub fn fail(procedure: u32, status: Mountstat3, w: &mut Writer) -> bool {
         MountRes3::Err(status).encode(w);
     }
     can_fail
+}
+
+/// An absolute path as the mount list has it: without doubled slashes, `.`, and a slash at the end.
+fn plain(path: &[u8]) -> Cow<'_, [u8]> {
+    let needless = |part: &[u8]| matches!(part, b"" | b".");
+    match path {
+        [b'/', rest @ ..] if rest.split(|&b| b == b'/').any(needless) => {
+            let parts = rest.split(|&b| b == b'/').filter(|part| !needless(part));
+            let mut plain = parts.fold(Vec::new(), |mut plain, part| {
+                plain.push(b'/');
+                plain.extend(part);
+                plain
+            });
+            if plain.is_empty() {
+                plain.push(b'/');
+            }
+            Cow::Owned(plain)
+        }
+        _ => Cow::Borrowed(path),
+    }
 }
 
 /// The directory at `path` below an export's root. mountd looks it up as root, whoever asks.

@@ -54,10 +54,11 @@ fn exports_and_directories_below_them_can_be_mounted() {
     assert_eq!(path_of("/lab"), "/lab");
     assert_eq!(path_of("/lab/"), "/lab");
     assert_eq!(path_of("/lab//a/./b/"), "/lab/a/b");
+    assert_eq!(path_of("//lab/./"), "/lab");
     for (path, status) in [
-        ("/", Mountstat3::MNT3ERR_NOENT),
-        ("", Mountstat3::MNT3ERR_NOENT),
-        ("/labor", Mountstat3::MNT3ERR_NOENT),
+        ("/", Mountstat3::MNT3ERR_ACCES),
+        ("", Mountstat3::MNT3ERR_ACCES),
+        ("/labor", Mountstat3::MNT3ERR_ACCES),
         ("/lab/none", Mountstat3::MNT3ERR_NOENT),
         ("/lab/a/b/file", Mountstat3::MNT3ERR_NOTDIR),
         ("/lab/a/b/file/x", Mountstat3::MNT3ERR_NOTDIR),
@@ -84,6 +85,7 @@ fn the_mount_list() {
         ("192.0.2.2", "/lab"),
         ("192.0.2.1", "/lab/a"),
         ("::ffff:192.0.2.1", "/lab"),
+        ("192.0.2.1", "//lab/./a/"),
     ] {
         mnt(&mount, peer, path).unwrap();
     }
@@ -97,7 +99,7 @@ fn the_mount_list() {
     };
     assert_eq!(dump(), ["192.0.2.1 /lab", "192.0.2.2 /lab", "192.0.2.1 /lab/a"]);
     let mut w = Writer::new();
-    let umnt = to_bytes(&DirPath::from("/lab/a"));
+    let umnt = to_bytes(&DirPath::from("/lab//a/"));
     mount.call(&cx("192.0.2.2"), 3, 3, &umnt, &mut w).unwrap();
     assert_eq!(dump().len(), 3, "it was someone else's");
     mount.call(&cx("192.0.2.1"), 3, 3, &umnt, &mut w).unwrap();
