@@ -124,6 +124,7 @@ impl Client {
             id: CallId(1),
             from: self.from,
             request,
+            permitted: true,
         };
         let files = |_: &[u8], _: Kind| FileCheck::Ok;
         let reply = self.service.call(Duration::ZERO, call, &files, &mut self.fx);

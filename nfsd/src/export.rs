@@ -2,6 +2,7 @@
 
 use crate::cx::{Caller, Cx};
 use crate::handle::{FileKey, Handle, Handles};
+use crate::perm;
 use crate::vfs::{Result, Vfs};
 use proto::nfs3::{Ftype3, Nfsstat3, Nfstime3};
 use std::borrow::Cow;
@@ -329,6 +330,21 @@ impl Exports {
             Ftype3::NF3REG => Ok(()),
             Ftype3::NF3DIR => Err(Nfsstat3::NFS3ERR_ISDIR),
             _ => Err(Nfsstat3::NFS3ERR_INVAL),
+        }
+    }
+
+    /// Whether whoever asks may have NLM lock this file: as on Linux knfsd they must be able to read it, or own
+    /// it, whatever the kind of the lock. Says yes to what [`check_lockable`](Self::check_lockable) refuses.
+    pub fn may_lock(&self, cx: &Cx<'_>, fh: &[u8]) -> bool {
+        let Ok(target) = self.resolve(fh) else { return true };
+        let squashed = target.export.squash(&cx.caller);
+        let caller = squashed.caller();
+        if caller.is_root() {
+            return true;
+        }
+        match target.store().getattr(cx, &target.file) {
+            Ok(attr) => perm::may_read(&caller, &attr).is_ok(),
+            Err(_) => true,
         }
     }
 

@@ -26,6 +26,9 @@ pub struct Call<'a> {
     pub from: HostKey,
     /// What is asked.
     pub request: Request<'a>,
+    /// Whether whoever asks may read the file, or owns it, as the driver found when the call came. If not, it
+    /// is `NLM4_FAILED`, where a file that is not there would be `NLM4_STALE_FH`.
+    pub permitted: bool,
 }
 
 /// What is asked. The asynchronous forms (LOCK_MSG and so on) are the same requests; the driver sends
@@ -62,6 +65,19 @@ pub enum Request<'a> {
 }
 
 impl Request<'_> {
+    /// The handle of the file that it is about.
+    pub fn fh(&self) -> Option<&[u8]> {
+        let fh = match self {
+            Request::Test(args) => args.alock.fh,
+            Request::Lock(args) | Request::NmLock(args) => args.alock.fh,
+            Request::Cancel(args) => args.alock.fh,
+            Request::Unlock(args) => args.alock.fh,
+            Request::Share(args) | Request::Unshare(args) => args.share.fh,
+            _ => return None,
+        };
+        Some(fh.0)
+    }
+
     /// The name of the procedure.
     pub fn name(&self) -> &'static str {
         match self {
@@ -204,6 +220,7 @@ pub(crate) enum Queued {
         id: CallId,
         from: HostKey,
         request: OwnedRequest,
+        permitted: bool,
     },
     /// The status monitor's word that a peer rebooted: on Linux a call to lockd like any other.
     PeerRebooted { which: PeerSelector, state: Option<i32> },

@@ -27,14 +27,14 @@
 //! let from = HostKey { peer: localhost, server: localhost, transport: Transport::Tcp, version: 4 };
 //! let now = Duration::ZERO;
 //! // The first LOCK of a peer has it monitored; statd says that it does.
-//! let call = Call { id: CallId(1), from, request: Request::Lock(args) };
+//! let call = Call { id: CallId(1), from, request: Request::Lock(args), permitted: true };
 //! assert_eq!(service.call(now, call, &files, &mut fx), None);
 //! assert!(fx.drain().any(|e| matches!(e, Effect::Monitor { peer, .. } if peer == localhost)));
 //! service.monitored(now, localhost, true, &files, &mut fx);
 //! let granted = Effect::Reply { id: CallId(1), reply: Reply::Stat(Nlm4Stat::NLM4_GRANTED) };
 //! assert!(fx.drain().any(|e| e == granted));
 //! // From then on it is answered in place.
-//! let call = Call { id: CallId(2), from, request: Request::Lock(args) };
+//! let call = Call { id: CallId(2), from, request: Request::Lock(args), permitted: true };
 //! let reply = service.call(now, call, &files, &mut fx);
 //! assert_eq!(reply, Some(Reply::Stat(Nlm4Stat::NLM4_GRANTED)));
 //! ```
@@ -105,6 +105,21 @@ pub trait Files {
     fn check(&self, fh: &[u8], kind: Kind) -> FileCheck;
 }
 
+/// The files as one caller finds them.
+struct Allowed<'a> {
+    files: &'a dyn Files,
+    permitted: bool,
+}
+
+impl Files for Allowed<'_> {
+    fn check(&self, fh: &[u8], kind: Kind) -> FileCheck {
+        match self.files.check(fh, kind) {
+            FileCheck::Ok if !self.permitted => FileCheck::Refuse(Nlm4Stat::NLM4_FAILED),
+            check => check,
+        }
+    }
+}
+
 impl<F: Fn(&[u8], Kind) -> FileCheck> Files for F {
     fn check(&self, fh: &[u8], kind: Kind) -> FileCheck {
         self(fh, kind)
@@ -171,7 +186,11 @@ impl LockService {
             self.enqueue_call(now, &call, files, fx);
             return None;
         };
-        match self.execute(now, &call.from, &call.request, false, files, fx) {
+        let allowed = Allowed {
+            files,
+            permitted: call.permitted,
+        };
+        match self.execute(now, &call.from, &call.request, false, &allowed, fx) {
             Ok(reply) => Some(reply),
             Err(NotDone::Dropped) => {
                 fx.event(Event::CallDropped {
@@ -186,6 +205,7 @@ impl LockService {
                     id: call.id,
                     from: call.from,
                     request,
+                    permitted: call.permitted,
                 };
                 self.start_upcall(worker, now, queued, peer, fx);
                 self.pump(now, files, fx);
@@ -218,6 +238,7 @@ impl LockService {
             id: call.id,
             from: call.from,
             request,
+            permitted: call.permitted,
         });
         self.pump(now, files, fx);
     }

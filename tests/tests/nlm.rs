@@ -389,8 +389,8 @@ async fn ranges_and_statuses_of_old_versions_are_those_of_32_bits() {
     let test: v3::TestRes<'_> = xdr::from_bytes(&result).unwrap();
     let holder = test.holder.unwrap();
     assert_eq!((test.stat.0, holder.l_offset, holder.l_len), (1, u32::MAX, 5));
-    // STALE_FH is none of the five statuses.
-    for (version, stat) in [(V1, 2), (V3, 2), (V4, 7)] {
+    // A handle that is none: FAILED, which is none of the five statuses.
+    for (version, stat) in [(V1, 2), (V3, 2), (V4, 9)] {
         let arguments = args(
             version,
             NlmProc::NLM_TEST,

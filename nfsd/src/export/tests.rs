@@ -1,6 +1,7 @@
 use super::*;
 use crate::memfs::{MemConfig, MemFs};
 use crate::tree::Tree;
+use proto::nfs3::Sattr3;
 
 fn store(fsid: u64) -> Arc<MemFs> {
     Arc::new(MemFs::new(&MemConfig {
@@ -135,6 +136,25 @@ fn handles_lead_to_files_paths_and_locks() {
     );
     assert_eq!(exports.check_lockable(b"junk"), Err(Nfsstat3::NFS3ERR_BADHANDLE));
     let cx = Cx::local(Caller::ROOT, now);
+    let mode = |mode| {
+        let mode = Sattr3 {
+            mode: Some(mode),
+            uid: Some(10),
+            ..Sattr3::default()
+        };
+        fs.setattr(&cx, &lock, &mode, None).unwrap();
+    };
+    let may_lock = |uid| {
+        let caller = Caller {
+            uid,
+            ..Caller::ANONYMOUS
+        };
+        exports.may_lock(&cx.with_caller(caller), handle.as_bytes())
+    };
+    mode(0o600);
+    assert_eq!([0, 10, 11].map(may_lock), [true, true, false]);
+    mode(0o004);
+    assert_eq!([0, 10, 11].map(may_lock), [true, true, true]);
     fs.remove(&cx, &dir, b"w1.lock").unwrap();
     assert_eq!(lockable(handle), Some(Nfsstat3::NFS3ERR_STALE));
     assert_eq!(exports.path_of(handle.as_bytes()), None);

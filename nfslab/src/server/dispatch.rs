@@ -326,7 +326,8 @@ fn check_program(service: Service, header: &CallHeader<'_>) -> Result<(), Refusa
     Ok(())
 }
 
-fn cx<'a>(call: &'a Incoming<'_>) -> Cx<'a> {
+/// Who asks, when, and from where.
+pub(super) fn cx<'a>(call: &'a Incoming<'_>) -> Cx<'a> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let caller = match &call.credential {
         Credential::None => Caller::ANONYMOUS,

@@ -8,7 +8,7 @@ mod view;
 mod wire;
 
 use super::callbacks::{Callbacks, Encoded};
-use super::dispatch::{Answer, Incoming, Refusal};
+use super::dispatch::{self, Answer, Incoming, Refusal};
 use super::repeated::Underway;
 use super::{Node, Service};
 use crate::control::api;
@@ -120,11 +120,19 @@ impl Locks {
             return Err(Refusal(RpcError::SystemErr));
         }
         let from = host_key(origin, call.header.version);
+        let cx = dispatch::cx(call);
+        let permitted = request.fh().is_none_or(|fh| node.exports.may_lock(&cx, fh));
         let mut state = self.state.lock();
         state.last_call += 1;
         let id = CallId(state.last_call);
         let State { service, fx, .. } = &mut *state;
-        let reply = service.call(node.clock.now(), Call { id, from, request }, &files(node), fx);
+        let call_in = Call {
+            id,
+            from,
+            request,
+            permitted,
+        };
+        let reply = service.call(node.clock.now(), call_in, &files(node), fx);
         let answer = match reply {
             Some(reply) => Answer::Now(self.answer(node, &from, way, cookie, &reply, out)),
             None => {
@@ -488,9 +496,7 @@ fn from_our_monitor(peer: SocketAddr) -> bool {
 fn files(node: &Node) -> impl Fn(&[u8], nlm::range::Kind) -> FileCheck + '_ {
     |fh, _kind| match node.exports.check_lockable(fh) {
         Ok(()) => FileCheck::Ok,
-        Err(Nfsstat3::NFS3ERR_STALE | Nfsstat3::NFS3ERR_BADHANDLE) => {
-            FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH)
-        }
+        Err(Nfsstat3::NFS3ERR_STALE) => FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH),
         Err(Nfsstat3::NFS3ERR_ROFS) => FileCheck::Refuse(Nlm4Stat::NLM4_ROFS),
         Err(Nfsstat3::NFS3ERR_JUKEBOX) => FileCheck::Drop,
         Err(_) => FileCheck::Refuse(Nlm4Stat::NLM4_FAILED),

@@ -159,9 +159,6 @@ impl LockService {
     ) -> Done<Nlm4Stat> {
         let (lock, kind) = (&args.alock, Kind::from_wire(args.exclusive));
         let range = range_of(lock)?;
-        if lock.caller_name.contains(&b'/') {
-            return refused(Nlm4Stat::NLM4_DENIED_NOLOCKS);
-        }
         let host = self.host_for(from, lock.caller_name.0)?;
         let peer = self.hosts.peer_of(host);
         let unmonitored = monitor && !self.hosts.peer(peer).monitored.is_believed();
@@ -535,6 +532,10 @@ impl LockService {
 
     /// The host of a LOCK. If there is no room, those who have nothing here are forgotten.
     pub(super) fn host_for(&mut self, from: &HostKey, name: &[u8]) -> Done<HostId> {
+        // Linux looks at the name only of a host that it does not know.
+        if name.contains(&b'/') && self.hosts.find(from).is_none() {
+            return refused(Nlm4Stat::NLM4_DENIED_NOLOCKS);
+        }
         if let Some(host) = self.hosts.find_or_add(from, name) {
             return Ok(host);
         }

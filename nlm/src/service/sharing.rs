@@ -44,9 +44,6 @@ impl LockService {
         if self.in_grace(now) && !args.reclaim {
             return refused(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD);
         }
-        if share.caller_name.contains(&b'/') {
-            return refused(Nlm4Stat::NLM4_DENIED_NOLOCKS);
-        }
         let host = self.host_for(from, share.caller_name.0)?;
         let fh = self.file_at(share.fh.0, Kind::Shared, files)?;
         let Some(terms) = Terms::from_wire(share.access, share.mode) else {

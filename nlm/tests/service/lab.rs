@@ -119,6 +119,8 @@ pub struct Lab {
     /// What statd was given with each of them.
     pub privates: Vec<Private>,
     pub file: FileCheck,
+    /// Whether the callers may read the file.
+    pub permitted: bool,
 }
 
 pub fn secs(s: f64) -> Duration {
@@ -145,6 +147,7 @@ impl Lab {
             monitor_requests: Vec::new(),
             privates: Vec::new(),
             file: FileCheck::Ok,
+            permitted: true,
         }
     }
 
@@ -198,9 +201,13 @@ impl Lab {
         let id = CallId(self.next_call);
         let check = self.file;
         let files = move |_: &[u8], _: Kind| check;
-        let reply = self
-            .service
-            .call(self.now, Call { id, from, request }, &files, &mut self.fx);
+        let call = Call {
+            id,
+            from,
+            request,
+            permitted: self.permitted,
+        };
+        let reply = self.service.call(self.now, call, &files, &mut self.fx);
         if let Some(reply) = reply {
             self.replies.insert(id.0, (self.now, reply));
         }

@@ -4,7 +4,7 @@ use crate::lab::*;
 use nfslab_nlm::personality::{DeniedGrant, HolderShown, HostBy, MonitorPolicy, OwnerKey, Personality};
 use nfslab_nlm::range::{Kind, OFFSET_MAX};
 use nfslab_nlm::request::{PeerSelector, Request};
-use nfslab_nlm::service::FileCheck;
+use nfslab_nlm::service::{FileCheck, Lockd};
 use proto::nlm::Nlm4Stat;
 
 fn lab() -> Lab {
@@ -91,6 +91,33 @@ fn a_host_with_a_slash_in_its_name_gets_no_locks() {
         NOLOCKS
     );
     assert_eq!(lab.service.peers().count(), 0);
+    // But whoever is known already may call itself what it likes.
+    assert_eq!(lab.lock(asker(2, 1)), GRANTED);
+    assert_eq!(
+        lab.lock(Asker {
+            name: "../evil",
+            ..asker(2, 1)
+        }),
+        GRANTED
+    );
+}
+
+#[test]
+fn who_may_not_read_a_file_cannot_lock_it_nor_have_anything_else_done() {
+    let mut lab = lab();
+    lab.permitted = false;
+    assert_eq!(lab.lock(asker(1, 1)), Nlm4Stat::NLM4_FAILED);
+    assert_eq!(lab.unlock(asker(1, 1)), Nlm4Stat::NLM4_FAILED);
+    // Nor if the call had to wait for its turn.
+    lab.lockd(Lockd::Hung);
+    let late = lab.send_lock(asker(1, 1));
+    lab.permitted = true;
+    lab.lockd(Lockd::Ok);
+    assert_eq!(lab.stat(late), Nlm4Stat::NLM4_FAILED);
+    // A file that is not there is something else.
+    lab.permitted = false;
+    lab.file = FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH);
+    assert_eq!(lab.lock(asker(1, 1)), Nlm4Stat::NLM4_STALE_FH);
 }
 
 #[test]

@@ -320,6 +320,7 @@ fn the_queue_has_an_end() {
             id: nfslab_nlm::request::CallId(n),
             from: asker(2, 1).host(),
             request: Request::Null,
+            permitted: true,
         };
         assert_eq!(lab.service.call(Duration::ZERO, call, &files, &mut fx), None);
     }
