@@ -26,6 +26,15 @@ test: deps lint build ## Run every test, those on a real kernel included
 	$(CARGO) test -p nfslab-vm
 	$(CARGO) test -p nfslab-tests --test kernel -- --nocapture --test-threads=1
 	$(CARGO) test -p nfslab-tests --test restart
+	$(CARGO) test -p nfslab-tests --test compare
+
+# What `make compare` compares with, and which transcripts: `make compare KERNEL=6.12 CASES="lookup nlm4"`.
+KERNEL ?= 6.1
+CASES ?=
+.PHONY: compare
+compare: deps ## Compare our answers with those of Linux' server, call by call
+	$(CARGO) build -p nfslab
+	KERNEL=$(KERNEL) $(CARGO) test --quiet -p nfslab-tests --test compare -- $(CASES)
 
 .PHONY: kernels
 kernels: deps build suite-programs ## Run every scenario and suite on further kernels: $(KERNELS)
