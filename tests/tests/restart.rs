@@ -1,5 +1,6 @@
 //! The server is restarted in the midst of fio with verification, on a real kernel's mount of a real directory: once
-//! told to stop, once killed. The kernel recovers, and no byte is lost that the server had called stable.
+//! told to stop, once killed. The kernel recovers, and no byte is lost that the server had called stable. Then it is
+//! killed while the kernel holds a lock: the kernel is told by SM_NOTIFY, and takes the lock again.
 //!
 //! The server is the real `nfslab serve` in a process of its own, since a kill must take everything that it has in
 //! memory. Two programs run in the guest: fio, again and again until the restarts are over; and a writer that appends
@@ -11,6 +12,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use nfslab::control::client::{Control, Endpoint};
 use nfslab_tests::nfslab_binary;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -78,6 +80,7 @@ fn main() {
     let tests = vec![
         trial("told to stop in the midst of fio", How::Told),
         trial("killed in the midst of fio", How::Killed),
+        Trial::test("killed while the kernel holds a lock", || run(reclaim)),
     ];
     libtest_mimic::run(&arguments, tests).exit();
 }
@@ -92,12 +95,14 @@ enum How {
 }
 
 fn trial(name: &str, how: How) -> Trial {
-    Trial::test(name, move || {
-        let lab = LAB.get().ok_or("no lab")?;
-        let runtime = tokio::runtime::Runtime::new()?;
-        let ran = runtime.block_on(restarts(lab, how));
-        ran.map_err(|e| Failed::from(format!("{e:#}")))
-    })
+    Trial::test(name, move || run(async |lab| restarts(lab, how).await))
+}
+
+fn run(test: impl AsyncFnOnce(&'static Lab) -> Result<()>) -> Result<(), Failed> {
+    let lab = LAB.get().ok_or("no lab")?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let ran = runtime.block_on(test(lab));
+    ran.map_err(|e| Failed::from(format!("{e:#}")))
 }
 
 impl Lab {
@@ -145,8 +150,13 @@ impl Disk {
 
     /// A server on it, that answers already.
     fn serve(&self) -> Result<Serving> {
+        self.serve_with(&["--control=none"])
+    }
+
+    fn serve_with(&self, flags: &[&str]) -> Result<Serving> {
         let mut child = Command::new(nfslab_binary())
-            .args(["serve", "--control=none", &format!("--bind={SERVER}")])
+            .args(["serve", &format!("--bind={SERVER}")])
+            .args(flags)
             .arg(format!("--export=/lab={}", self.export().display()))
             .arg(format!("--handle-key={}", self.0.path().join("key").display()))
             .stderr(Stdio::piped())
@@ -234,6 +244,61 @@ async fn restarts(lab: &Lab, how: How) -> Result<()> {
     );
     eprintln!("{RESTARTS} restarts ({how:?}), {on_disk} records, none lost");
     guest.shutdown().await?;
+    ensure!(serving.end(How::Told)?.success(), "the server did not end well");
+    Ok(())
+}
+
+/// Holds a lock for ever.
+const HOLDER: &str = "
+exec 9>>/mnt/locked
+flock -x 9 && echo holds
+sleep infinity
+";
+
+/// A kernel that held a lock when the server was killed is told of the restart and takes the lock again, in the
+/// grace period.
+async fn reclaim(lab: &'static Lab) -> Result<()> {
+    let disk = Disk::new()?;
+    let state = format!("--state-dir={}", disk.0.path().join("state").display());
+    let flags = [&state, "--grace=60", "--control=127.0.0.1:9049"];
+    // Nobody has anything to take again the first time.
+    let serving = disk.serve_with(&[&state, "--control=127.0.0.1:9049"])?;
+    let control = Control::new("127.0.0.1:9049".parse::<Endpoint>().map_err(anyhow::Error::msg)?)?;
+    let guest = lab.boot().await?;
+    let mut events = guest.events();
+    guest.spawn("holder", HOLDER).await?;
+    let holds = |kind: &EventKind| matches!(kind, EventKind::Output { line, .. } if line == "holds");
+    events
+        .wait_for(DEADLINE, holds)
+        .await
+        .context("the lock is not granted")?;
+    ensure!(control.locks(None, 10).await?.total == 1, "no lock is held");
+    serving.end(How::Killed)?;
+
+    let serving = disk.serve_with(&flags)?;
+    let reclaimed = control.follow(0, |event| {
+        let is = |name: &str, text: &str| {
+            event
+                .get(name)
+                .and_then(|v| v.as_str())
+                .is_some_and(|v| v.contains(text))
+        };
+        // Until the answer to the LOCK that takes it again.
+        !(is("kind", "reply") && is("about", "(reclaim)"))
+    });
+    let reclaimed = tokio::time::timeout(DEADLINE, reclaimed).await;
+    reclaimed.context("the kernel has not taken its lock again")??;
+    let held = control.locks(None, 10).await?.held;
+    let names: Vec<_> = held
+        .iter()
+        .map(|lock| (lock.path.as_str(), lock.name.as_str()))
+        .collect();
+    ensure!(
+        names == [("/lab/locked", "disk1")],
+        "held after the restart: {names:?}"
+    );
+    // An UNLOCK would have to wait for the end of the grace period.
+    guest.kill().await?;
     ensure!(serving.end(How::Told)?.success(), "the server did not end well");
     Ok(())
 }
