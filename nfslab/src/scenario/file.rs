@@ -94,6 +94,9 @@ pub struct Client {
     /// folder of the scenario's file.
     #[serde(default)]
     pub programs: Vec<PathBuf>,
+    /// Kernel modules for it beyond the usual ones, loaded at boot: `nfsd`.
+    #[serde(default)]
+    pub modules: Vec<String>,
 }
 
 /// A Debian package for a client.
@@ -509,6 +512,11 @@ impl Scenario {
             for package in client.packages.iter().map(Package::extra) {
                 if !extras.packages.contains(&package) {
                     extras.packages.push(package);
+                }
+            }
+            for module in &client.modules {
+                if !extras.modules.contains(module) {
+                    extras.modules.push(module.clone());
                 }
             }
             for source in &client.programs {
