@@ -21,6 +21,8 @@ pub struct Personality {
     pub upcall: UpcallTimings,
     /// What makes two requests the same owner's.
     pub owner_key: OwnerKey,
+    /// Who comes first when several want the same bytes.
+    pub queue: QueueOrder,
     /// What TEST says about the holder.
     pub holder_shown: HolderShown,
     /// What becomes of a lock when the client denies the GRANTED.
@@ -88,6 +90,23 @@ pub enum HostBy {
     CallerName,
 }
 
+/// Who comes first when several want the same bytes. Those that wait are always tried in the order in which
+/// they came; the question is what a LOCK may do that comes while others wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueOrder {
+    /// Whatever no *holder* stands in the way of, it takes: it overtakes those that wait. Readers who come one
+    /// after the other can starve a writer. Linux.
+    Linux,
+    /// It stands in line: a request that waits is in the way of every later one that conflicts with it, as if
+    /// it held the lock already. Ganesha counts blocked entries as conflicts so.
+    ///
+    /// Three things pass the queue. A reclaim, for what is reclaimed was held before anybody waited. An owner
+    /// for whose own lock the waiting one waits (an upgrade, for instance): they would wait for each
+    /// other. And one that would wait for itself through any number of others only because of the queue.
+    /// TEST speaks of holders only.
+    Fair,
+}
+
 /// What TEST says about the holder of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HolderShown {
@@ -128,6 +147,7 @@ const LINUX: Personality = Personality {
         host: HostBy::Address,
         oh: false,
     },
+    queue: QueueOrder::Linux,
     holder_shown: HolderShown::Lockd { svid: 1 },
     denied_grant: DeniedGrant::Leak,
     regrant_unanswered: Duration::from_secs(60),

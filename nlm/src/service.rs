@@ -40,14 +40,15 @@
 //! ```
 //!
 //! Invariants, checked by [`LockService::check`]: those of the table; a request that waits has someone
-//! else's lock in its way; an owner is known as long as it holds or waits and no longer; the counts kept
+//! else's lock in its way, or is behind another in a fair queue; an owner is known as long as it holds or waits and no longer; the counts kept
 //! with owners and peers are right.
 //!
 //! Read next: `worker` (what keeps a call), `procedures` and `sharing` (what a call does), `grants` (what happens when
-//! a lock comes free), `view` (what can be seen from outside).
+//! a lock comes free), `queue` (who goes first), `view` (what can be seen from outside).
 
 mod grants;
 mod procedures;
+mod queue;
 mod sharing;
 mod view;
 mod worker;

@@ -240,12 +240,16 @@ impl LockTable {
 
     /// Whether `holder` itself has a lock that would stand in the way of this one, were it another's.
     pub fn holds_against(&self, holder: OwnerId, fh: Fh<'_>, range: Range, kind: Kind) -> bool {
-        let Some(file) = self.files.find(fh) else {
-            return false;
-        };
+        self.held_against(holder, fh, range, kind).is_some()
+    }
+
+    /// The first lock of `holder` itself that would stand in the way of this one, were it another's.
+    pub fn held_against(&self, holder: OwnerId, fh: Fh<'_>, range: Range, kind: Kind) -> Option<Lock> {
+        let file = self.files.find(fh)?;
         self.own_from(file, holder, range.start())
             .take_while(|e| e.range().start() <= range.last())
-            .any(|e| e.range().overlaps(range) && kind.conflicts(e.kind()))
+            .find(|e| e.range().overlaps(range) && kind.conflicts(e.kind()))
+            .map(|e| Lock::from(&e))
     }
 
     /// Takes the lock if nobody is in the way; otherwise says who is.

@@ -4,12 +4,12 @@
 //! LOCK meets a conflict. When the lock comes free the server takes it *first* and tells the client
 //! *then* (GRANTED_MSG); until the client has answered (GRANTED_RES), the block stays, and the call is repeated.
 //!
-//! Requests of a file are tried in the order in which they came. That is fair among those that wait, as
-//! in Linux; a LOCK that arrives while the range happens to be free overtakes them, as in Linux.
+//! Requests of a file are tried in the order in which they came. Whether a LOCK that comes later may overtake
+//! them is a policy ([`QueueOrder`](crate::personality::QueueOrder)).
 //!
 //! Invariants: a block is found by file, owner, range and kind, and there is at most one for these four,
-//! so a repeated LOCK is never queued twice; a block that waits has a lock of another owner in its way
-//! (the service tries it whenever that changes).
+//! so a repeated LOCK is never queued twice; a block that waits has a lock of another owner in its way or,
+//! if the queue is fair, another's request that waits longer (the service tries it whenever that changes).
 
 use crate::Now;
 use crate::hosts::HostId;
@@ -36,6 +36,16 @@ pub(crate) struct Want {
     pub(crate) fh: Handle,
     pub(crate) range: Range,
     pub(crate) kind: Kind,
+}
+
+impl Want {
+    /// Whether two owners cannot have both of these.
+    pub(crate) fn conflicts(&self, other: &Want) -> bool {
+        self.owner != other.owner
+            && self.fh == other.fh
+            && self.kind.conflicts(other.kind)
+            && self.range.overlaps(other.range)
+    }
 }
 
 /// How far a block is.
@@ -194,6 +204,21 @@ impl Waiters {
             .filter(|(_, block)| block.is_waiting() && block.want.range.overlaps(range))
             .map(|(id, _)| id)
             .collect()
+    }
+
+    /// The requests of a file that wait and came before `before` (all, if that is `None`), in the order in which
+    /// they came.
+    pub(crate) fn waiting_in(
+        &self,
+        fh: Handle,
+        before: Option<BlockId>,
+    ) -> impl DoubleEndedIterator<Item = (BlockId, &Want)> {
+        let end = before.unwrap_or(BlockId(u64::MAX));
+        self.by_file
+            .range((fh, BlockId(0))..(fh, end))
+            .filter_map(|(_, id)| Some((*id, self.blocks.get(id)?)))
+            .filter(|(_, block)| block.is_waiting())
+            .map(|(id, block)| (id, &block.want))
     }
 
     /// What an owner waits for.

@@ -8,17 +8,24 @@ use crate::effect::{Effect, Effects, Event, Who};
 use crate::range::Range;
 use crate::request::Callback;
 use crate::table::{Handle, OwnerId};
-use crate::waiters::{BlockId, BlockState};
+use crate::waiters::{BlockId, BlockState, Want};
 
 impl LockService {
     /// Tries every request that waits for some of these bytes, in the order in which they came.
     pub(super) fn retry(&mut self, now: Now, fh: Handle, range: Range, fx: &mut Effects) {
-        let mut free = vec![range];
-        while let Some(range) = free.pop() {
+        self.retry_all(now, vec![(fh, range)], fx);
+    }
+
+    /// The same for several places.
+    pub(super) fn retry_all(&mut self, now: Now, mut free: Vec<(Handle, Range)>, fx: &mut Effects) {
+        while let Some((fh, range)) = free.pop() {
             for id in self.waiters.waiting_for(fh, range) {
                 let Some(want) = self.waiters.get(id).map(|block| block.want) else {
                     continue;
                 };
+                if self.is_fair() && !self.may_go(id, &want) {
+                    continue;
+                }
                 let taken = self
                     .table
                     .lock(fh.as_fh(), want.owner, want.range, want.kind, now);
@@ -26,11 +33,20 @@ impl LockService {
                 self.account(want.owner, change);
                 if change.freed {
                     // Its owner held the range exclusively and now shares it.
-                    free.push(want.range);
+                    free.push((want.fh, want.range));
                 }
                 self.grant(now, id, fx);
+                free.extend(self.own_waits(want.owner));
             }
         }
+    }
+
+    /// Whether nobody holds and nobody is before it. The holders are asked first: that is quicker.
+    fn may_go(&self, id: BlockId, want: &Want) -> bool {
+        let held = self
+            .table
+            .conflict(want.fh.as_fh(), want.owner, want.range, want.kind);
+        held.is_none() && self.ahead_of(want, Some(id)).is_none()
     }
 
     fn grant(&mut self, now: Now, id: BlockId, fx: &mut Effects) {

@@ -79,7 +79,7 @@ impl LockService {
             Request::Test(args) => return self.test(now, from, args, files),
             Request::Lock(args) => self.lock(now, from, args, !upcall_done, files, fx),
             Request::NmLock(args) => self.lock(now, from, args, false, files, fx),
-            Request::Cancel(args) => self.cancel(now, from, args, files),
+            Request::Cancel(args) => self.cancel(now, from, args, files, fx),
             Request::Unlock(args) => self.unlock(now, from, &args.alock, files, fx),
             Request::GrantedRes(res) => {
                 self.granted_res(now, res, fx);
@@ -211,35 +211,48 @@ impl LockService {
         if self.table.len() >= limits::HELD_LOCKS {
             return Nlm4Stat::NLM4_DENIED_NOLOCKS;
         }
+        let want = || Want {
+            owner,
+            fh: fh.into(),
+            range,
+            kind,
+        };
+        if let Some(ahead) = self.in_line(&want, args.reclaim) {
+            return match args.block {
+                true => self.wait(now, host, want(), &args.alock, ahead, fx),
+                false => Nlm4Stat::NLM4_DENIED,
+            };
+        }
         match self.table.lock(fh, owner, range, kind, now) {
             Ok(change) => {
                 self.account(owner, change);
                 if !self.waiters.is_empty() {
-                    self.taken_by_call(
-                        now,
-                        Want {
-                            owner,
-                            fh: fh.into(),
-                            range,
-                            kind,
-                        },
-                        change,
-                        fx,
-                    );
+                    self.taken_by_call(now, want(), change, fx);
                 }
                 Nlm4Stat::NLM4_GRANTED
             }
             Err(_) if !args.block => Nlm4Stat::NLM4_DENIED,
-            Err(holder) => {
-                let want = Want {
-                    owner,
-                    fh: fh.into(),
-                    range,
-                    kind,
-                };
-                self.wait(now, host, want, &args.alock, holder, fx)
-            }
+            Err(holder) => self.wait(now, host, want(), &args.alock, holder.owner, fx),
         }
+    }
+
+    /// Whose request a LOCK has to let go first although nobody holds what it wants. Never anybody's in the
+    /// Linux order, and never when nobody waits.
+    fn in_line(&self, want: &impl Fn() -> Want, reclaim: bool) -> Option<OwnerId> {
+        if !self.is_fair() || self.waiters.is_empty() || reclaim {
+            return None;
+        }
+        let want = want();
+        // The holders come first: in case of a deadlock it is they who count.
+        let held = self
+            .table
+            .conflict(want.fh.as_fh(), want.owner, want.range, want.kind);
+        if held.is_some() {
+            return None;
+        }
+        let waits_since = self.waiters.find(&want);
+        let ahead = self.ahead_of(&want, waits_since)?;
+        Some(self.waiters.get(ahead)?.want.owner)
     }
 
     /// After a LOCK got what it wanted while others, or earlier copies of it, wait.
@@ -256,9 +269,11 @@ impl LockService {
                 waited: now.saturating_sub(block.since),
             });
         }
+        let mut free = self.own_waits(want.owner);
         if change.freed {
-            self.retry(now, want.fh, want.range, fx);
+            free.push((want.fh, want.range));
         }
+        self.retry_all(now, free, fx);
     }
 
     /// Queues a blocking LOCK, unless a copy of it waits already or waiting would be a deadlock.
@@ -268,16 +283,16 @@ impl LockService {
         host: HostId,
         want: Want,
         lock: &Nlm4Lock<'_>,
-        holder: Lock,
+        by: OwnerId,
         fx: &mut Effects,
     ) -> Nlm4Stat {
         let known = self.waiters.find(&want);
         if self.owners.owner(want.owner).locks > 0
-            && let Some(chain) =
-                deadlock::chain(&self.table, &self.waiters, &want, self.personality.deadlock_hops)
+            && let Some(chain) = self.deadlock(&want)
         {
             if let Some(id) = known {
                 self.drop_block(id);
+                self.left_queue(now, want.fh, want.range, fx);
             }
             let through = chain.into_iter().map(|owner| self.who(owner)).collect();
             fx.event(Event::Deadlock {
@@ -299,7 +314,7 @@ impl LockService {
         self.owners.owner_mut(want.owner).waits += 1;
         let peer = self.hosts.peer_of(host);
         self.hosts.peer_mut(peer).waits += 1;
-        let by = self.who(holder.owner);
+        let by = self.who(by);
         fx.event(Event::Blocked {
             id,
             who: self.who(want.owner),
@@ -307,6 +322,12 @@ impl LockService {
             by,
         });
         Nlm4Stat::NLM4_BLOCKED
+    }
+
+    /// Through whom the owner would wait for itself, if it waited for those who hold this.
+    fn deadlock(&self, want: &Want) -> Option<Vec<OwnerId>> {
+        let hops = self.personality.deadlock_hops;
+        deadlock::chain(&self.table, &self.waiters, want, self.is_fair(), hops)
     }
 
     /// NLM_CANCEL: gives up waiting. What is granted already is not taken back: the client is told
@@ -317,6 +338,7 @@ impl LockService {
         from: &HostKey,
         args: &CancelArgs<'_>,
         files: &dyn Files,
+        fx: &mut Effects,
     ) -> Done<Nlm4Stat> {
         if self.in_grace(now) {
             return refused(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD);
@@ -336,6 +358,7 @@ impl LockService {
         };
         let waiting = self.drop_block(id).is_none_or(|block| block.is_waiting());
         self.owners.forget_if_idle(owner);
+        self.left_queue(now, fh.into(), range, fx);
         Ok(if waiting {
             Nlm4Stat::NLM4_GRANTED
         } else {
@@ -374,6 +397,7 @@ impl LockService {
         }
         self.give_back(now, owner, fh, range, fx);
         self.owners.forget_if_idle(owner);
+        self.left_queue(now, fh.into(), range, fx);
         Ok(Nlm4Stat::NLM4_GRANTED)
     }
 
@@ -479,11 +503,12 @@ impl LockService {
             .map(|(id, _)| id)
             .collect();
         let dropped = blocks.len();
+        let mut free: Vec<(Handle, Range)> = Vec::new();
         for id in blocks {
-            self.drop_block(id);
+            let block = self.drop_block(id).filter(|_| self.is_fair());
+            free.extend(block.map(|block| (block.want.fh, block.want.range)));
         }
         let others_wait = !self.waiters.is_empty();
-        let mut free: Vec<(Handle, Range)> = Vec::new();
         let mut freed = self.free_shares(peer);
         for owner in owners {
             let locks = self.table.release_owner(owner, |fh, lock| {
@@ -501,9 +526,7 @@ impl LockService {
             );
             self.owners.forget_if_idle(owner);
         }
-        for (fh, range) in free {
-            self.retry(now, fh, range, fx);
-        }
+        self.retry_all(now, free, fx);
         (freed, dropped)
     }
 

@@ -8,7 +8,7 @@ use crate::limits;
 use crate::range::{Kind, Range};
 use crate::short::ShortBytes;
 use crate::table::{Cursor, Handle, Lock, OwnerId};
-use crate::waiters::{BlockId, BlockState};
+use crate::waiters::{BlockId, BlockState, Want};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -52,10 +52,12 @@ pub struct WaiterView {
 pub struct HolderView {
     /// The owner.
     pub who: Who,
-    /// Which bytes it holds.
+    /// Which bytes it holds or wants.
     pub range: Range,
     /// How.
     pub kind: Kind,
+    /// The number of its request, if it does not hold the lock but waits for it itself, and longer.
+    pub queued: Option<BlockId>,
 }
 
 /// A peer.
@@ -138,10 +140,29 @@ impl LockService {
                     id,
                     wants,
                     state: block.state,
-                    waiting_for: self.holders(want.fh, &lock),
+                    waiting_for: self.in_the_way(id, want, &lock),
                 }
             })
             .collect()
+    }
+
+    /// The holders; if there are none, the request that has to be let go first.
+    fn in_the_way(&self, id: BlockId, want: &Want, lock: &Lock) -> Vec<HolderView> {
+        let mut holders = self.holders(want.fh, lock);
+        let ahead = if holders.is_empty() {
+            self.is_behind(want, Some(id))
+        } else {
+            None
+        };
+        if let Some(block) = ahead.and_then(|id| self.waiters.get(id)) {
+            holders.push(HolderView {
+                who: self.who(block.want.owner),
+                range: block.want.range,
+                kind: block.want.kind,
+                queued: ahead,
+            });
+        }
+        holders
     }
 
     fn holders(&self, fh: Handle, want: &Lock) -> Vec<HolderView> {
@@ -156,6 +177,7 @@ impl LockService {
                     who: self.who(lock.owner),
                     range: lock.range,
                     kind: lock.kind,
+                    queued: None,
                 });
                 ControlFlow::Continue(())
             });
@@ -227,7 +249,7 @@ impl LockService {
             let blocker = self
                 .table
                 .conflict(want.fh.as_fh(), want.owner, want.range, want.kind);
-            if block.is_waiting() && blocker.is_none() {
+            if block.is_waiting() && blocker.is_none() && self.is_behind(want, Some(id)).is_none() {
                 return Err(format!("{id} waits for nobody: {want:?}"));
             }
         }
