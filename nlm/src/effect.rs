@@ -268,6 +268,19 @@ pub enum Event {
         /// Waiting requests that were dropped.
         dropped: usize,
     },
+    /// A LOCK carried a newer state number than those before, so its client must have rebooted.
+    RebootInferred {
+        /// The peer.
+        peer: IpAddr,
+        /// What it calls itself.
+        name: ShortBytes,
+        /// Its new state number.
+        state: i32,
+        /// Locks and share reservations that were freed.
+        freed: usize,
+        /// Waiting requests that were dropped.
+        dropped: usize,
+    },
     /// A peer's locks were freed at its own request (FREE_ALL).
     FreedAll {
         /// The peer.
@@ -395,6 +408,17 @@ impl fmt::Display for Event {
             } => write!(
                 f,
                 "{name} ({peer}) rebooted: {freed} locks freed, {dropped} waiting requests dropped"
+            ),
+            Event::RebootInferred {
+                peer,
+                name,
+                state,
+                freed,
+                dropped,
+            } => write!(
+                f,
+                "{name} ({peer}) must have rebooted, for its state is {state} now: {freed} locks freed, \
+                 {dropped} waiting requests dropped"
             ),
             Event::FreedAll { peer, freed, dropped } => {
                 write!(

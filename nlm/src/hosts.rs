@@ -87,7 +87,7 @@ pub(crate) struct Peer {
     /// As it called itself in its latest LOCK.
     pub(crate) name: ShortBytes,
     pub(crate) monitored: Monitored,
-    /// Its state number according to the latest SM_NOTIFY.
+    /// Its state number according to the latest SM_NOTIFY or, if such are believed, LOCK.
     pub(crate) state: Option<i32>,
     /// Which one it is of all that this service ever knew; not 0.
     pub(crate) serial: u64,

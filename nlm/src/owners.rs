@@ -22,7 +22,7 @@ pub(crate) struct Identity<'a> {
 
 #[derive(Debug)]
 pub(crate) struct Owner {
-    space: u32,
+    pub(crate) space: u32,
     pub(crate) svid: i32,
     /// As in the first request.
     pub(crate) oh: ShortBytes,

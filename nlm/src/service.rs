@@ -43,12 +43,14 @@
 //! else's lock in its way, or is behind another in a fair queue; an owner is known as long as it holds or waits and no longer; the counts kept
 //! with owners and peers are right.
 //!
-//! Read next: `worker` (what keeps a call), `procedures` and `sharing` (what a call does), `grants` (what happens when
+//! Read next: `worker` (what keeps a call), `procedures` and `sharing` (what a call does), `reboot` (what a client's
+//! reboot does), `grants` (what happens when
 //! a lock comes free), `queue` (who goes first), `view` (what can be seen from outside).
 
 mod grants;
 mod procedures;
 mod queue;
+mod reboot;
 mod sharing;
 mod view;
 mod worker;
@@ -127,6 +129,15 @@ impl<F: Fn(&[u8], Kind) -> FileCheck> Files for F {
     }
 }
 
+/// A client host that is known by a name.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    /// The number that stands for it in its owners.
+    space: u32,
+    /// The newest state number in its LOCKs.
+    state: Option<i32>,
+}
+
 /// The lock manager of a server.
 pub struct LockService {
     personality: Personality,
@@ -135,8 +146,8 @@ pub struct LockService {
     hosts: Hosts,
     waiters: Waiters,
     shares: Shares,
-    /// Numbers for caller names, if those are part of an owner.
-    callers: BTreeMap<ShortBytes, u32>,
+    /// Caller names, if those are part of an owner.
+    callers: BTreeMap<ShortBytes, Caller>,
     lockd: Lockd,
     statd: StatdNow,
     workers: Vec<Option<Work>>,

@@ -4,7 +4,7 @@
 //! peer that cannot be monitored before its file is looked at, and the grace period comes last but one;
 //! CANCEL and UNLOCK look at the grace period first.
 
-use super::{FileCheck, Files, LockService};
+use super::{Caller, FileCheck, Files, LockService};
 use crate::deadlock;
 use crate::effect::{Effect, Effects, Event, What};
 use crate::hosts::{HostId, HostKey, PeerId};
@@ -13,10 +13,11 @@ use crate::personality::{DeniedGrant, HolderShown, HostBy, MonitorPolicy};
 use crate::range::{Kind, Range};
 use crate::request::{Holder, PeerSelector, Reply, Request, TestReply};
 use crate::short::ShortBytes;
-use crate::table::{Change, Fh, Handle, Lock, OwnerId};
+use crate::table::{Change, Fh, Lock, OwnerId};
 use crate::waiters::{BlockId, BlockState, Want};
 use crate::{Now, limits};
 use proto::nlm::{CancelArgs, LockArgs, Nlm4Lock, Nlm4Stat, Res, TestArgs};
+use std::collections::btree_map::Entry;
 
 /// Why there is no answer yet, or none but a status.
 #[derive(Debug)]
@@ -161,6 +162,9 @@ impl LockService {
         let range = range_of(lock)?;
         let host = self.host_for(from, lock.caller_name.0)?;
         let peer = self.hosts.peer_of(host);
+        if self.personality.reboot_by_state {
+            self.state_told(now, host, lock, args.state, fx)?;
+        }
         let unmonitored = monitor && !self.hosts.peer(peer).monitored.is_believed();
         if unmonitored && self.personality.monitor == MonitorPolicy::BeforeFatal {
             return Err(NotDone::Upcall(peer));
@@ -449,87 +453,6 @@ impl LockService {
         self.owners.forget_if_idle(owner);
     }
 
-    /// NLM_FREE_ALL: frees what the sender's address holds; the name in the arguments is not believed.
-    fn free_all(&mut self, now: Now, from: &HostKey, fx: &mut Effects) {
-        if let Some(peer) = self.hosts.peer_at(from.peer) {
-            let (freed, dropped) = self.free_peer(now, peer, fx);
-            fx.event(Event::FreedAll {
-                peer: from.peer,
-                freed,
-                dropped,
-            });
-        }
-    }
-
-    /// What a peer's reboot does.
-    pub(super) fn free_rebooted(
-        &mut self,
-        now: Now,
-        which: &PeerSelector,
-        state: Option<i32>,
-        fx: &mut Effects,
-    ) {
-        for id in self.select(which) {
-            let peer = self.hosts.peer_mut(id);
-            if state.is_some() && peer.state == state {
-                continue;
-            }
-            peer.state = state.or(peer.state);
-            let (address, name) = (peer.address, peer.name.clone());
-            let (freed, dropped) = self.free_peer(now, id, fx);
-            fx.event(Event::PeerRebooted {
-                peer: address,
-                name,
-                freed,
-                dropped,
-            });
-        }
-    }
-
-    /// Frees all locks and share reservations of a peer and drops its waiting requests; returns how many
-    /// were freed and how many were dropped.
-    fn free_peer(&mut self, now: Now, peer: PeerId, fx: &mut Effects) -> (usize, usize) {
-        let of_peer = |host| self.hosts.peer_of(host) == peer;
-        let owners: Vec<OwnerId> = self
-            .owners
-            .iter()
-            .filter(|(_, o)| of_peer(o.host))
-            .map(|(id, _)| id)
-            .collect();
-        let blocks: Vec<BlockId> = self
-            .waiters
-            .iter_after(None)
-            .filter(|(_, b)| owners.binary_search(&b.want.owner).is_ok())
-            .map(|(id, _)| id)
-            .collect();
-        let dropped = blocks.len();
-        let mut free: Vec<(Handle, Range)> = Vec::new();
-        for id in blocks {
-            let block = self.drop_block(id).filter(|_| self.is_fair());
-            free.extend(block.map(|block| (block.want.fh, block.want.range)));
-        }
-        let others_wait = !self.waiters.is_empty();
-        let mut freed = self.free_shares(peer);
-        for owner in owners {
-            let locks = self.table.release_owner(owner, |fh, lock| {
-                if others_wait {
-                    free.push((fh.into(), lock.range));
-                }
-            });
-            freed += locks;
-            self.account(
-                owner,
-                Change {
-                    locks: -(locks as isize),
-                    freed: true,
-                },
-            );
-            self.owners.forget_if_idle(owner);
-        }
-        self.retry_all(now, free, fx);
-        (freed, dropped)
-    }
-
     /// Keeps the counts of owner and peer.
     pub(super) fn account(&mut self, owner: OwnerId, change: Change) {
         if change.locks == 0 {
@@ -584,9 +507,10 @@ impl LockService {
 
     /// The owner of a request, if it holds or waits for anything.
     fn owner_of(&self, from: &HostKey, lock: &Nlm4Lock<'_>) -> Option<OwnerId> {
+        let host = || self.hosts.find(from);
         let space = match self.personality.owner_key.host {
-            HostBy::Address => self.hosts.find(from)?.0,
-            HostBy::CallerName => *self.callers.get(&ShortBytes::from(lock.caller_name.0))?,
+            HostBy::Address => host()?.0,
+            by => self.callers.get(&caller_key(by, host, lock)?)?.space,
         };
         self.owners.find(&Identity {
             space,
@@ -597,19 +521,40 @@ impl LockService {
 
     /// The number that stands for the client host in its owners.
     fn space_for(&mut self, host: HostId, lock: &Nlm4Lock<'_>) -> Done<u32> {
-        if self.personality.owner_key.host == HostBy::Address {
-            return Ok(host.0);
+        match self.caller_for(host, lock)? {
+            None => Ok(host.0),
+            Some(caller) => Ok(caller.space),
         }
-        let name = ShortBytes::from(lock.caller_name.0);
-        if let Some(space) = self.callers.get(&name) {
-            return Ok(*space);
+    }
+
+    /// What is known of the client host by its name; `None` if names do not matter.
+    pub(super) fn caller_for(&mut self, host: HostId, lock: &Nlm4Lock<'_>) -> Done<Option<&mut Caller>> {
+        let by = self.personality.owner_key.host;
+        let Some(key) = caller_key(by, || Some(host), lock) else {
+            return Ok(None);
+        };
+        let known = self.callers.len();
+        match self.callers.entry(key) {
+            Entry::Occupied(caller) => Ok(Some(caller.into_mut())),
+            Entry::Vacant(_) if known >= limits::HOSTS => refused(Nlm4Stat::NLM4_DENIED_NOLOCKS),
+            Entry::Vacant(place) => Ok(Some(place.insert(Caller {
+                space: known as u32,
+                state: None,
+            }))),
         }
-        if self.callers.len() >= limits::HOSTS {
-            return refused(Nlm4Stat::NLM4_DENIED_NOLOCKS);
+    }
+}
+
+/// Under which name a client host is known; `None` if it is known by its address alone, or not at all.
+fn caller_key(by: HostBy, host: impl Fn() -> Option<HostId>, lock: &Nlm4Lock<'_>) -> Option<ShortBytes> {
+    let name = lock.caller_name.0;
+    match by {
+        HostBy::Address => None,
+        HostBy::CallerName => Some(name.into()),
+        HostBy::AddressAndCallerName => {
+            let host = host()?.0.to_be_bytes();
+            Some([&host, name].concat().as_slice().into())
         }
-        let space = self.callers.len() as u32;
-        self.callers.insert(name, space);
-        Ok(space)
     }
 }
 

@@ -75,7 +75,7 @@ pub struct PeerView {
     pub waiting: usize,
     /// Share reservations that it has.
     pub shares: usize,
-    /// Its state number according to the latest SM_NOTIFY.
+    /// Its state number according to the latest SM_NOTIFY or, if such are believed, LOCK.
     pub state: Option<i32>,
 }
 

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod callbacks;
+mod deadlocks;
 mod lab;
 mod model;
 mod procedures;
+mod queue;
+mod reboots;
 mod sharing;
 mod stall;

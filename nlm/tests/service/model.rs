@@ -4,10 +4,10 @@
 
 use crate::lab::*;
 use nfslab_nlm::effect::Event;
-use nfslab_nlm::personality::{DeniedGrant, Personality};
+use nfslab_nlm::personality::{DeniedGrant, Personality, QueueOrder};
 use nfslab_nlm::range::Kind;
 use nfslab_nlm::request::PeerSelector;
-use nfslab_nlm::service::FileCheck;
+use nfslab_nlm::service::{FileCheck, WaiterView};
 use nfslab_nlm::waiters::{BlockId, BlockState};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +25,12 @@ enum Step {
     Wait(u32),
 }
 
+/// Clients have names of their own, since names are part of an owner for some.
+fn named(client: u8, svid: i32) -> Asker {
+    let name = ["two", "three", "four"][usize::from(client) - 2];
+    asker(client, svid).name(name)
+}
+
 fn askers() -> impl Strategy<Value = Asker> {
     let file = prop_oneof![Just("a"), Just("b")];
     (
@@ -35,14 +41,16 @@ fn askers() -> impl Strategy<Value = Asker> {
         0..4_u64,
         any::<bool>(),
         any::<bool>(),
+        prop_oneof![60 => Just(3), 1 => Just(5), 1 => Just(7)],
     )
-        .prop_map(|(client, svid, fh, offset, len, exclusive, block)| Asker {
+        .prop_map(|(client, svid, fh, offset, len, exclusive, block, state)| Asker {
             fh,
             offset,
             len,
             exclusive,
             block,
-            ..asker(client, svid)
+            state,
+            ..named(client, svid)
         })
 }
 
@@ -68,6 +76,11 @@ struct Checked {
 
 impl Checked {
     fn step(&mut self, step: &Step) {
+        let before = self.lab.service.waiters(None, usize::MAX);
+        let had_locks = match step {
+            Step::Lock(a) => self.has_locks(a),
+            _ => false,
+        };
         let lab = &mut self.lab;
         match *step {
             Step::Lock(a) => {
@@ -76,6 +89,10 @@ impl Checked {
                 assert!(a.block || stat != BLOCKED);
                 if stat == GRANTED {
                     assert_eq!(lab.test(a).stat, GRANTED);
+                    if !had_locks && lab.service.personality().queue == QueueOrder::Fair {
+                        let after = lab.service.waiters(None, usize::MAX);
+                        assert_nobody_passed(&a, &before, &after);
+                    }
                 }
             }
             Step::Unlock(a) => assert_eq!(lab.unlock(a), GRANTED),
@@ -112,6 +129,12 @@ impl Checked {
         self.check_holders_shown();
     }
 
+    fn has_locks(&self, a: &Asker) -> bool {
+        let (locks, _) = self.lab.service.locks(None, usize::MAX);
+        let mut of = locks.iter().map(|lock| (lock.host.peer, lock.svid));
+        of.any(|of| of == (address(a.client), a.svid))
+    }
+
     /// The lab has called `LockService::check`, so every waiter has a blocker; here is how waits end.
     fn check_waits(&mut self, step: &Step) {
         let now: BTreeMap<BlockId, BlockState> = self
@@ -122,7 +145,7 @@ impl Checked {
             .map(|w| (w.id, w.state))
             .collect();
         let mut told = BTreeSet::new();
-        let mut deadlock = false;
+        let (mut deadlock, mut rebooted) = (false, false);
         for (_, event) in self.lab.events.get(self.seen..).unwrap() {
             match event {
                 Event::Granted { id, .. } => {
@@ -133,6 +156,7 @@ impl Checked {
                     told.insert(*id);
                 }
                 Event::Deadlock { .. } => deadlock = true,
+                Event::RebootInferred { .. } => rebooted = true,
                 _ => {}
             }
         }
@@ -144,7 +168,8 @@ impl Checked {
                     matches!(
                         step,
                         Step::Cancel(_) | Step::Unlock(_) | Step::PeerRebooted(_) | Step::ServerRebooted
-                    ) || deadlock,
+                    ) || deadlock
+                        || rebooted,
                     "{id} ended by {step:?}"
                 );
             }
@@ -172,7 +197,7 @@ impl Checked {
         for client in 2..5 {
             for svid in 1..3 {
                 for fh in ["a", "b"] {
-                    self.lab.unlock(asker(client, svid).file(fh));
+                    self.lab.unlock(named(client, svid).file(fh));
                 }
             }
         }
@@ -189,6 +214,23 @@ impl Checked {
     }
 }
 
+/// In a fair queue nobody who held nothing got a lock that an earlier one waits for still.
+fn assert_nobody_passed(a: &Asker, before: &[WaiterView], after: &[WaiterView]) {
+    let range = nfslab_nlm::range::Range::from_wire(a.offset, a.len).unwrap();
+    let own = |w: &WaiterView| w.wants.host.peer == address(a.client) && w.wants.svid == a.svid;
+    let same = |w: &WaiterView| w.wants.range == range && w.wants.kind == Kind::from_wire(a.exclusive);
+    let fh = |w: &WaiterView| w.wants.fh.as_fh().as_slice() == a.fh.as_bytes();
+    let since = before.iter().find(|w| own(w) && same(w) && fh(w)).map(|w| w.id);
+    for w in after {
+        let waits =
+            w.state == BlockState::Waiting && before.iter().any(|b| b.id == w.id && b.state == w.state);
+        let earlier = since.is_none_or(|since| w.id < since);
+        let conflicts =
+            fh(w) && w.wants.range.overlaps(range) && w.wants.kind.conflicts(Kind::from_wire(a.exclusive));
+        assert!(!(waits && earlier && conflicts && !own(w)), "{a:?} passed {w:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 3, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -196,11 +238,16 @@ proptest! {
     #[test]
     fn waiting_always_has_a_reason_and_an_end(
         steps in prop::collection::vec(steps(), 150),
+        which in 0..Personality::all().len(),
         unlock in any::<bool>(),
+        fair in any::<bool>(),
+        reboot_by_state in any::<bool>(),
         sent in any::<bool>(),
     ) {
         let denied_grant = if unlock { DeniedGrant::Unlock } else { DeniedGrant::Leak };
-        let mut lab = Lab::with(Personality { denied_grant, ..Personality::default() });
+        let queue = if fair { QueueOrder::Fair } else { QueueOrder::Linux };
+        let personality = Personality::all()[which].clone();
+        let mut lab = Lab::with(Personality { denied_grant, queue, reboot_by_state, ..personality });
         lab.callbacks_sent = Some(sent);
         let (granted, waiting) = (BTreeSet::new(), BTreeMap::new());
         let mut checked = Checked { lab, seen: 0, granted, waiting };

@@ -127,6 +127,7 @@ pub fn told(node: &Node, event: &Event) -> Option<What> {
         Event::GrantDenied { who, .. } => ("grant-denied", Some(who.peer)),
         Event::Leaked { who, .. } => ("leaked", Some(who.peer)),
         Event::PeerRebooted { peer, .. } => ("peer-rebooted", Some(*peer)),
+        Event::RebootInferred { peer, .. } => ("reboot-inferred", Some(*peer)),
         Event::FreedAll { peer, .. } => ("freed-all", Some(*peer)),
         Event::ServerRebooted { .. } => ("server-rebooted", None),
         Event::GraceStarted { .. } => ("grace-started", None),
