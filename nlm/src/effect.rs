@@ -290,6 +290,13 @@ pub enum Event {
         /// Waiting requests that were dropped.
         dropped: usize,
     },
+    /// Somebody gave locks away by hand.
+    LocksBroken {
+        /// How many.
+        broken: usize,
+        /// Which were to be.
+        which: String,
+    },
     /// The lock service forgot everything, as after a reboot.
     ServerRebooted {
         /// Locks and share reservations that were lost.
@@ -425,6 +432,9 @@ impl fmt::Display for Event {
                     f,
                     "{peer} gave up all: {freed} locks freed, {dropped} waiting requests dropped"
                 )
+            }
+            Event::LocksBroken { broken, which } => {
+                write!(f, "{broken} {which} broken by hand; their clients are not told")
             }
             Event::ServerRebooted { lost, unanswered } => {
                 write!(

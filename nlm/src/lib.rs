@@ -23,6 +23,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod arena;
+mod components;
 mod deadlock;
 pub mod effect;
 pub mod hosts;

@@ -19,5 +19,8 @@ pub const SHARES: usize = 65_536;
 /// NLM4_DENIED_NOLOCKS.
 pub const HOSTS: usize = 65_536;
 
+/// Steps in the search for cycles of owners that wait for each other. Beyond it the search is given up, and says so.
+pub const GRAPH_STEPS: usize = 8_000_000;
+
 /// Lock holders that are listed for one waiter.
 pub const HOLDERS_SHOWN: usize = 16;

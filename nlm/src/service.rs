@@ -47,7 +47,9 @@
 //! reboot does), `grants` (what happens when
 //! a lock comes free), `queue` (who goes first), `view` (what can be seen from outside).
 
+mod breaking;
 mod grants;
+mod graph;
 mod procedures;
 mod queue;
 mod reboot;
@@ -55,6 +57,8 @@ mod sharing;
 mod view;
 mod worker;
 
+pub use breaking::{IsFile, LockSelector};
+pub use graph::{WaitEdge, WaitFor};
 pub use view::{HolderView, LockView, PeerView, WaiterView};
 
 use crate::Now;

@@ -246,6 +246,42 @@ impl Waiters {
             .filter(move |owner| last.replace(*owner) != Some(*owner))
     }
 
+    /// Every owner that waits, in the order of their numbers.
+    pub(crate) fn waiting_owners(&self) -> impl Iterator<Item = OwnerId> {
+        let mut last = None;
+        self.by_want
+            .iter()
+            .filter(|(_, id)| self.blocks.get(id).is_some_and(Block::is_waiting))
+            .map(|(want, _)| want.owner)
+            .filter(move |owner| last.replace(*owner) != Some(*owner))
+    }
+
+    /// The requests that wait, file by file and in the order in which they came.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (BlockId, &Want)> {
+        self.by_file
+            .iter()
+            .filter_map(|(_, id)| Some((*id, self.blocks.get(id)?)))
+            .filter(|(_, block)| block.is_waiting())
+            .map(|(id, block)| (id, &block.want))
+    }
+
+    /// The requests of an owner whose grant is not acknowledged.
+    pub(crate) fn grants_of(&self, owner: OwnerId) -> Vec<(BlockId, Want)> {
+        let low = Handle::from(crate::table::Fh::default());
+        let from = Want {
+            owner,
+            fh: low,
+            range: Range::LEAST,
+            kind: Kind::Shared,
+        };
+        self.by_want
+            .range(from..)
+            .take_while(|(want, _)| want.owner == owner)
+            .filter(|(_, id)| self.blocks.get(id).is_some_and(|block| !block.is_waiting()))
+            .map(|(want, id)| (*id, *want))
+            .collect()
+    }
+
     /// All blocks after `after`, in the order in which they came.
     pub(crate) fn iter_after(&self, after: Option<BlockId>) -> impl Iterator<Item = (BlockId, &Block)> {
         let from = after.map_or(0, |id| id.0.saturating_add(1));

@@ -8,7 +8,7 @@ use crate::limits;
 use crate::range::{Kind, Range};
 use crate::short::ShortBytes;
 use crate::table::{Cursor, Handle, Lock, OwnerId};
-use crate::waiters::{BlockId, BlockState, Want};
+use crate::waiters::{Block, BlockId, BlockState, Want};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -122,33 +122,34 @@ impl LockService {
         self.waiters
             .iter_after(after)
             .take(limit)
-            .map(|(id, block)| {
-                let want = &block.want;
-                let lock = Lock {
-                    owner: want.owner,
-                    range: want.range,
-                    kind: want.kind,
-                    since: block.since,
-                };
-                let wants = LockView {
-                    caller_name: block.caller_name.clone(),
-                    oh: block.oh.clone(),
-                    host: self.hosts.host(block.host).key,
-                    ..self.lock_view(want.fh, &lock)
-                };
-                WaiterView {
-                    id,
-                    wants,
-                    state: block.state,
-                    waiting_for: self.in_the_way(id, want, &lock),
-                }
+            .map(|(id, block)| WaiterView {
+                id,
+                wants: self.wanted(block),
+                state: block.state,
+                waiting_for: self.in_the_way(id, &block.want),
             })
             .collect()
     }
 
+    /// What a request wants, as if it had it.
+    pub(super) fn wanted(&self, block: &Block) -> LockView {
+        let lock = Lock {
+            owner: block.want.owner,
+            range: block.want.range,
+            kind: block.want.kind,
+            since: block.since,
+        };
+        LockView {
+            caller_name: block.caller_name.clone(),
+            oh: block.oh.clone(),
+            host: self.hosts.host(block.host).key,
+            ..self.lock_view(block.want.fh, &lock)
+        }
+    }
+
     /// The holders; if there are none, the request that has to be let go first.
-    fn in_the_way(&self, id: BlockId, want: &Want, lock: &Lock) -> Vec<HolderView> {
-        let mut holders = self.holders(want.fh, lock);
+    fn in_the_way(&self, id: BlockId, want: &Want) -> Vec<HolderView> {
+        let mut holders = self.holders(want);
         let ahead = if holders.is_empty() {
             self.is_behind(want, Some(id))
         } else {
@@ -165,11 +166,11 @@ impl LockService {
         holders
     }
 
-    fn holders(&self, fh: Handle, want: &Lock) -> Vec<HolderView> {
+    fn holders(&self, want: &Want) -> Vec<HolderView> {
         let mut holders = Vec::new();
         let _ = self
             .table
-            .conflicts(fh.as_fh(), want.owner, want.range, want.kind, |lock| {
+            .conflicts(want.fh.as_fh(), want.owner, want.range, want.kind, |lock| {
                 if holders.len() == limits::HOLDERS_SHOWN {
                     return ControlFlow::Break(());
                 }

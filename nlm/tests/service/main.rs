@@ -4,6 +4,7 @@
 
 mod callbacks;
 mod deadlocks;
+mod graph;
 mod lab;
 mod model;
 mod procedures;
@@ -11,3 +12,4 @@ mod queue;
 mod reboots;
 mod sharing;
 mod stall;
+mod table;

@@ -7,7 +7,7 @@ use nfslab_nlm::effect::Event;
 use nfslab_nlm::personality::{DeniedGrant, Personality, QueueOrder};
 use nfslab_nlm::range::Kind;
 use nfslab_nlm::request::PeerSelector;
-use nfslab_nlm::service::{FileCheck, WaiterView};
+use nfslab_nlm::service::{FileCheck, LockSelector, WaiterView};
 use nfslab_nlm::waiters::{BlockId, BlockState};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,8 @@ enum Step {
     /// The client answers one of the callbacks that it has had.
     Answer(usize, bool),
     PeerRebooted(u8),
+    /// Somebody breaks what this client, or this owner of any client, holds.
+    Break(Option<u8>, Option<i32>),
     ServerRebooted,
     Wait(u32),
 }
@@ -62,6 +64,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => askers().prop_map(Step::Test),
         15 => (0..100_usize, prop::bool::weighted(0.8)).prop_map(|(n, yes)| Step::Answer(n, yes)),
         2 => (2..5_u8).prop_map(Step::PeerRebooted),
+        2 => (prop::option::of(2..5_u8), prop::option::of(1..3)).prop_map(|(client, svid)| Step::Break(client, svid)),
         1 => Just(Step::ServerRebooted),
         6 => (1..70_u32).prop_map(Step::Wait),
     ]
@@ -116,6 +119,22 @@ impl Checked {
                 let peer = lab.service.peers().find(|p| p.address == address(client));
                 assert!(peer.is_none_or(|p| p.locks == 0 && p.waiting == 0));
             }
+            Step::Break(client, svid) => {
+                let peer = client.map(|client| PeerSelector::Address(address(client)));
+                let which = LockSelector {
+                    peer: peer.as_ref(),
+                    svid,
+                    ..LockSelector::default()
+                };
+                let held = lab.held().len();
+                let waited = before.iter().filter(|w| w.state == BlockState::Waiting).count();
+                let broken = lab.with_service(|s, now, fx| s.break_locks(now, &which, fx));
+                assert!(broken <= held && (client.or(svid.map(|_| 0)).is_some() || broken == held));
+                let after = lab.service.waiters(None, usize::MAX);
+                let kept = before.iter().filter(|b| after.iter().any(|a| a.id == b.id));
+                let kept = kept.filter(|w| w.state == BlockState::Waiting).count();
+                assert_eq!(kept, waited, "a request that waited is gone");
+            }
             Step::ServerRebooted => {
                 lab.with_service(|s, now, fx| s.server_rebooted(now, secs(0.0), fx));
                 assert_eq!((lab.service.locks_held(), lab.service.waiting()), (0, 0));
@@ -127,6 +146,7 @@ impl Checked {
         }
         self.check_waits(step);
         self.check_holders_shown();
+        self.check_graph();
     }
 
     fn has_locks(&self, a: &Asker) -> bool {
@@ -190,6 +210,18 @@ impl Checked {
             };
             assert!(!w.waiting_for.is_empty() && !w.waiting_for.iter().any(own));
         }
+    }
+
+    /// Each request that waits has an edge to somebody else.
+    fn check_graph(&self) {
+        let graph = self.lab.service.wait_for(usize::MAX);
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|(_, state)| **state == BlockState::Waiting);
+        let waiting: BTreeSet<BlockId> = waiting.map(|(id, _)| *id).collect();
+        let edges: BTreeSet<BlockId> = graph.edges.iter().map(|edge| edge.id).collect();
+        assert_eq!((graph.waiting, edges), (waiting.len(), waiting));
     }
 
     /// Everybody goes away in an orderly manner.

@@ -6,7 +6,7 @@ use crate::events::{What, ms};
 use crate::server::Node;
 use nlm::effect::Event;
 use nlm::request::Request;
-use nlm::service::LockView;
+use nlm::service::{HolderView, LockView, WaitEdge};
 use nlm::shares::ShareView;
 use nlm::waiters::BlockState;
 use proto::nlm::Nlm4Lock;
@@ -78,6 +78,39 @@ pub fn lock(node: &Node, lock: &LockView) -> api::LockView {
     }
 }
 
+/// That one owner waits for another.
+pub fn edge(node: &Node, edge: &WaitEdge) -> api::WaitView {
+    let (start, len) = edge.waits_for.range.to_wire();
+    api::WaitView {
+        lock: lock(node, &edge.wants),
+        waits_for: api::BlockerView {
+            peer: edge.waits_for.who.peer,
+            name: edge.waits_for.who.name.to_string(),
+            svid: edge.waits_for.who.svid,
+            kind: edge.waits_for.kind.to_string(),
+            start,
+            len,
+            queued: edge.waits_for.queued.is_some(),
+        },
+        cycle: edge.cycle,
+    }
+}
+
+/// Who is in the way of a request, in words.
+pub fn holder(holder: &HolderView) -> String {
+    let queued = if holder.queued.is_some() {
+        ", waits longer"
+    } else {
+        ""
+    };
+    format!("{} ({}{queued})", holder.who, holder.kind)
+}
+
+/// Whether a file is meant by this path, or by this handle in hexadecimal.
+pub fn is_file(node: &Node, fh: &[u8], named: &str) -> bool {
+    named == hex(fh) || node.exports.path_of(fh).as_deref() == Some(named)
+}
+
 /// A share reservation.
 pub fn share(node: &Node, share: &ShareView) -> api::ShareView {
     let handle = share.fh.as_fh().as_slice();
@@ -129,6 +162,7 @@ pub fn told(node: &Node, event: &Event) -> Option<What> {
         Event::PeerRebooted { peer, .. } => ("peer-rebooted", Some(*peer)),
         Event::RebootInferred { peer, .. } => ("reboot-inferred", Some(*peer)),
         Event::FreedAll { peer, .. } => ("freed-all", Some(*peer)),
+        Event::LocksBroken { .. } => ("locks-broken", None),
         Event::ServerRebooted { .. } => ("server-rebooted", None),
         Event::GraceStarted { .. } => ("grace-started", None),
         Event::GraceEnded => ("grace-ended", None),

@@ -1,0 +1,206 @@
+//! The table as an administrator sees it: listed in pages, and with locks given away by hand.
+
+use crate::lab::*;
+use nfslab_nlm::effect::{Effects, Event};
+use nfslab_nlm::personality::{Personality, QueueOrder};
+use nfslab_nlm::range::Kind;
+use nfslab_nlm::request::{Call, CallId, PeerSelector, Reply, Request};
+use nfslab_nlm::service::{FileCheck, LockSelector, LockService};
+use nfslab_nlm::table::Fh;
+use proto::nlm::{LockArgs, Netobj, UnlockArgs};
+use std::time::{Duration, Instant};
+
+fn broken(lab: &mut Lab, which: &LockSelector<'_>) -> usize {
+    lab.with_service(|s, now, fx| s.break_locks(now, which, fx))
+}
+
+fn file_is(name: &'static str) -> impl Fn(Fh<'_>) -> bool {
+    move |fh| fh.as_slice() == name.as_bytes()
+}
+
+/// Two clients with two owners each, on two files, and somebody who waits for all of it.
+fn busy() -> Lab {
+    let mut lab = Lab::new("linux-6.1");
+    for (client, svid) in [(2, 1), (2, 2), (3, 1), (3, 2)] {
+        for file in ["f", "g"] {
+            let at = u64::from(client) * 10 + svid as u64;
+            let a = asker(client, svid).bytes(at, 1).file(file);
+            assert_eq!(lab.lock(a), GRANTED);
+        }
+    }
+    lab
+}
+
+#[test]
+fn what_is_broken_is_chosen_by_file_peer_and_owner_in_any_combination() {
+    let (f, two, three) = (
+        file_is("f"),
+        PeerSelector::Address(address(2)),
+        PeerSelector::Address(address(3)),
+    );
+    let client = PeerSelector::Name("client".into());
+    let stranger = PeerSelector::Name("stranger".into());
+    let all = LockSelector::default();
+    let on_f = LockSelector {
+        file: Some(("/lab/f", &f)),
+        ..all
+    };
+    let by = |peer| LockSelector {
+        peer: Some(peer),
+        ..all
+    };
+    let svid = |svid, of: LockSelector<'static>| LockSelector {
+        svid: Some(svid),
+        ..of
+    };
+    let cases = [
+        (all, 8, "8 locks broken"),
+        (on_f, 4, "4 locks on /lab/f broken"),
+        (by(&two), 4, "4 locks of 10.77.0.2 broken"),
+        (by(&client), 8, "8 locks of client broken"),
+        (by(&stranger), 0, "0 locks of stranger broken"),
+        (svid(2, all_static()), 4, "4 locks of owner 2 broken"),
+        (
+            LockSelector {
+                peer: Some(&three),
+                svid: Some(1),
+                ..on_f
+            },
+            1,
+            "1 locks on /lab/f of 10.77.0.3 of owner 1 broken",
+        ),
+        (svid(7, all_static()), 0, "0 locks of owner 7 broken"),
+    ];
+    for (which, expected, sentence) in cases {
+        let mut lab = busy();
+        assert_eq!(broken(&mut lab, &which), expected, "{which}");
+        assert_eq!(lab.service.locks_held(), 8 - expected, "{which}");
+        let told = lab.events.last().unwrap().1.to_string();
+        assert!(told.starts_with(sentence), "{told}");
+    }
+}
+
+fn all_static() -> LockSelector<'static> {
+    LockSelector::default()
+}
+
+#[test]
+fn whoever_waits_for_a_broken_lock_is_granted_and_the_other_waits_stay() {
+    for queue in [QueueOrder::Linux, QueueOrder::Fair] {
+        let mut lab = Lab::with(Personality {
+            queue,
+            ..Personality::default()
+        });
+        lab.lock(asker(2, 1));
+        lab.lock(asker(4, 1).file("g"));
+        assert_eq!(lab.lock(asker(3, 1)), BLOCKED);
+        assert_eq!(lab.lock(asker(3, 2)), BLOCKED);
+        assert_eq!(lab.lock(asker(2, 1).file("g")), BLOCKED);
+        let two = PeerSelector::Address(address(2));
+        let which = LockSelector {
+            peer: Some(&two),
+            ..LockSelector::default()
+        };
+        assert_eq!(broken(&mut lab, &which), 1);
+        let held = ["3/1 X the whole file", "4/1 X the whole file"];
+        assert_eq!(lab.held(), held);
+        assert_eq!(lab.callbacks.len(), 1, "and is told");
+        assert_eq!(lab.service.waiting(), 3, "the grant, and two that wait");
+        assert_eq!(lab.unlock(asker(2, 1)), GRANTED, "it does not know");
+        assert_eq!(lab.held(), held);
+    }
+}
+
+/// A grant that was broken is not announced again.
+#[test]
+fn a_broken_grant_is_forgotten() {
+    let mut lab = Lab::new("linux-6.1");
+    lab.lock(asker(2, 1));
+    assert_eq!(lab.lock(asker(3, 1)), BLOCKED);
+    lab.unlock(asker(2, 1));
+    assert_eq!(broken(&mut lab, &LockSelector::default()), 1);
+    assert_eq!((lab.service.waiting(), lab.service.locks_held()), (0, 0));
+    lab.run_until(200.0);
+    assert_eq!(lab.count(|e| matches!(e, Event::GrantRepeated { .. })), 0);
+}
+
+const MILLION: u64 = 1_000_000;
+
+struct Table {
+    service: LockService,
+    fx: Effects,
+    calls: u64,
+}
+
+impl Table {
+    fn call(&mut self, request: Request<'_>) {
+        self.calls += 1;
+        let call = Call {
+            id: CallId(self.calls),
+            from: asker(2, 0).host(),
+            request,
+        };
+        let files = |_: &[u8], _: Kind| FileCheck::Ok;
+        let reply = self.service.call(Duration::ZERO, call, &files, &mut self.fx);
+        assert_eq!(reply, Some(Reply::Stat(GRANTED)));
+    }
+
+    /// Byte n of its file, for an owner of its own; a hundred of them to a file.
+    fn set(&mut self, n: u64, locked: bool) {
+        let (file, owner) = ((n / 100).to_be_bytes(), asker(2, 0));
+        let mut alock = owner.alock();
+        alock.fh = Netobj::from(&file[..]);
+        (alock.svid, alock.l_offset, alock.l_len) = (n as i32, n, 1);
+        let cookie = Netobj::default();
+        self.call(match locked {
+            true => Request::NmLock(LockArgs {
+                cookie,
+                block: false,
+                exclusive: true,
+                alock,
+                reclaim: false,
+                state: 0,
+            }),
+            false => Request::Unlock(UnlockArgs { cookie, alock }),
+        });
+    }
+}
+
+/// Every lock that stays is seen once, however many come and go between the pages.
+#[test]
+fn a_million_locks_are_listed_in_pages_while_others_come_and_go() {
+    let service = LockService::new(Personality::default());
+    let (fx, calls) = (Effects::new(), 0);
+    let mut table = Table { service, fx, calls };
+    let stays = |n: u64| n % 10 != 7;
+    (0..MILLION).for_each(|n| table.set(n, true));
+    let (mut seen, mut after, mut pages) = (vec![false; 2 * MILLION as usize], None, 0);
+    let mut spent = Duration::ZERO;
+    loop {
+        let started = Instant::now();
+        let (page, next) = table.service.locks(after, 10_000);
+        spent += started.elapsed();
+        assert!(page.len() <= 10_000);
+        for lock in &page {
+            let before = std::mem::replace(&mut seen[lock.svid as usize], true);
+            assert!(!before, "{lock:?} came twice");
+        }
+        pages += 1;
+        let Some(next) = next else { break };
+        after = Some(next.to_string().parse().unwrap());
+        // Some go, before and behind the place; some come, in old files and in new ones.
+        for n in 0..50 {
+            let gone = (pages * 10_007 + n * 10_000) % MILLION / 10 * 10 + 7;
+            if n % 2 == 0 {
+                table.set(gone, true);
+            } else {
+                table.set(gone, false);
+            }
+            table.set(MILLION + pages * 50 + n, true);
+        }
+    }
+    println!("{pages} pages in {spent:?}");
+    let missed = (0..MILLION).filter(|n| stays(*n) && !seen[*n as usize]);
+    assert_eq!(missed.count(), 0);
+    assert!(pages >= 100 && spent < Duration::from_secs(30), "{spent:?}");
+}
