@@ -253,6 +253,95 @@ async fn a_repeated_remove_is_answered_as_before_unless_the_cache_is_off() {
     }
 }
 
+fn waiting_lock<'a>(fh: &'a [u8], svid: i32) -> LockArgs<'a> {
+    LockArgs {
+        cookie: "c".into(),
+        block: true,
+        exclusive: true,
+        alock: alock(fh, svid),
+        reclaim: false,
+        state: 1,
+    }
+}
+
+async fn lock_and_wait(client: &Client, fh: &[u8], svid: i32) -> Nlm4Stat {
+    let target = Target::new(proto::nlm::PROGRAM, 4, NlmProc::NLM_LOCK.0);
+    let reply = client
+        .call(target, &waiting_lock(fh, svid), PATIENCE)
+        .await
+        .unwrap();
+    xdr::from_bytes::<Res<'_>>(&reply).unwrap().stat
+}
+
+/// Two clients in each other's way are shown as a cycle, and `lock break` lets one of them go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_whom_is_shown_and_a_lock_can_be_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = format!("unix:{}", folder.path().join("control").display());
+    let mut config = Config {
+        ports: Ports::AUTO,
+        control: nfslab::server::ControlAt::At(control.parse().unwrap()),
+        ..Config::default()
+    };
+    // It finds no deadlocks, so that there is one to see.
+    config.personality.deadlock_hops = Some(0);
+    let server = Server::start(config).await.unwrap();
+    let (f, g) = (make_file(&server, "f").await, make_file(&server, "g").await);
+    let one = connect([127, 0, 0, 2], &server, Service::Lockd).await;
+    let two = connect([127, 0, 0, 3], &server, Service::Lockd).await;
+    assert_eq!(lock(&one, &f, 1).await.unwrap(), Nlm4Stat::NLM4_GRANTED);
+    assert_eq!(lock(&two, &g, 2).await.unwrap(), Nlm4Stat::NLM4_GRANTED);
+    assert_eq!(lock_and_wait(&one, &g, 1).await, Nlm4Stat::NLM4_BLOCKED);
+    assert_eq!(lock_and_wait(&two, &f, 2).await, Nlm4Stat::NLM4_BLOCKED);
+    let ask = async |args: &[&str]| {
+        let mut command = tokio::process::Command::new(nfslab_binary());
+        command.args(args).env("NFSLAB_CONTROL", &control);
+        let output = command.output().await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (code, text) = ask(&["lock", "graph"]).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((code, lines.len()), (Some(0), 3), "{text}");
+    assert!(lines[0].contains("cycle 1"), "{text}");
+    assert!(
+        lines[1].contains("owner 1 waits for test (127.0.0.3) owner 2 on /")
+            && lines[1].ends_with("/g, the whole file (exclusive)"),
+        "{text}"
+    );
+    let (_, text) = ask(&["lock", "graph", "--output", "json"]).await;
+    let graph: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&graph["cycles"], &graph["waiting"]), (&1.into(), &2.into()));
+    let path = graph["edges"][0]["path"].as_str().unwrap().to_owned();
+    assert!(path.ends_with("/g"), "{path}");
+    // Without a choice nothing is broken, by neither end.
+    assert_eq!(ask(&["lock", "break"]).await.0, Some(2));
+    assert_eq!(ask(&["lock", "break", "--all", "--svid", "1"]).await.0, Some(2));
+    let broken = async |args: &[&str]| {
+        let (_, text) = ask(&[&["lock", "break", "--output", "json"], args].concat()).await;
+        serde_json::from_str::<Value>(&text).unwrap()["broken"]
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!(broken(&["--path", &path, "--peer", "127.0.0.2"]).await, 0);
+    assert_eq!(
+        broken(&["--path", &path, "--peer", "127.0.0.3", "--svid", "2"]).await,
+        1
+    );
+    seen(&server, "lockd/locks-broken").await;
+    seen(&server, "lockd/granted").await;
+    assert_eq!(lock(&one, &g, 1).await.unwrap(), Nlm4Stat::NLM4_GRANTED);
+    assert_eq!(unlock(&one, &f, 1).await, Nlm4Stat::NLM4_GRANTED);
+    assert_eq!(lock(&two, &f, 2).await.unwrap(), Nlm4Stat::NLM4_GRANTED);
+    assert_eq!(
+        ask(&["lock", "graph"]).await,
+        (Some(0), "nobody waits\n".to_owned())
+    );
+    assert_eq!(broken(&["--peer", "test", "--svid", "2"]).await, 1);
+    assert_eq!(broken(&["--all"]).await, 1);
+    server.stop().await;
+}
+
 // --- the binary -------------------------------------------------------------------------------------
 
 struct Serving {

@@ -2,7 +2,7 @@
 
 use super::output::{json, table};
 use super::{Done, Exit, OrExit, Output, runtime};
-use crate::control::api::{LockView, ServiceView};
+use crate::control::api::{BreakLocks, GraphView, LockPage, LockView, ServiceView, WaitView};
 use crate::control::client::{Control, Endpoint};
 use crate::events::seconds;
 use anyhow::{Result, anyhow};
@@ -151,7 +151,10 @@ impl Peer {
 
 /// `nfslab lock`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nfslab lock list\n  nfslab lock list --output json --limit 100")]
+#[command(
+    after_help = "Examples:\n  nfslab lock list\n  nfslab lock list --output json --limit 100\n  \
+                        nfslab lock graph\n  nfslab lock break --path /lab/f --peer web1"
+)]
 pub struct Lock {
     #[command(subcommand)]
     command: LockCommand,
@@ -170,51 +173,154 @@ enum LockCommand {
         #[arg(long)]
         after: Option<nlm::table::Cursor>,
     },
+    /// Who waits for whom: the owners that wait for each other first, then the others.
+    #[command(after_help = "Examples:\n  nfslab lock graph\n  nfslab lock graph --output json --limit 100")]
+    Graph {
+        /// At most so many lines.
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Give locks away as if their owners had unlocked them: whoever waits for them gets them.
+    ///
+    /// The clients are not told, since NLM has no word for it: they believe that they hold their locks. Requests
+    /// that wait stay.
+    #[command(
+        after_help = "Examples:\n  nfslab lock break --path /lab/f\n  nfslab lock break --peer web1 --svid 7\n  \
+                            nfslab lock break --peer 10.0.0.3 --path /lab/f\n  nfslab lock break --all"
+    )]
+    Break(Break),
+}
+
+/// Which locks.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Break {
+    /// Every lock.
+    #[arg(long, conflicts_with_all = ["path", "peer", "svid"])]
+    all: bool,
+    /// Those on this file: its path as `lock list` shows it, or its handle in hexadecimal.
+    #[arg(long)]
+    path: Option<String>,
+    /// Those of this client: its name or address.
+    #[arg(long, value_name = "NAME|ADDRESS")]
+    peer: Option<String>,
+    /// Those of owners with this number.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    svid: Option<i32>,
 }
 
 impl Lock {
     pub fn main(self, output: Output) -> Done {
-        let LockCommand::List { limit, after } = self.command;
-        let page = self
-            .at
-            .ask(|control| async move { control.locks(after.as_ref(), limit).await })?;
-        if output == Output::Json {
-            json(&page);
-            return Ok(Exit::Passed);
-        }
-        let mut rows: Vec<Vec<String>> = Vec::new();
-        for lock in &page.held {
-            rows.push([vec!["held".to_owned()], row(lock), vec![String::new()]].concat());
-        }
-        for waiter in &page.waiting {
-            let called = waiter
-                .last_callback
-                .as_ref()
-                .map_or(String::new(), |c| format!("; GRANTED: {c}"));
-            let detail = format!("waits for {}{called}", waiter.waits_for.join(", "));
-            rows.push([vec!["waits".to_owned()], row(&waiter.lock), vec![detail]].concat());
-        }
-        for share in &page.shares {
-            rows.push(vec![
-                "shares".to_owned(),
-                share.path.clone(),
-                format!("{} ({})", share.name, share.peer),
-                share.owner.clone(),
-                format!("{} {}", share.access, share.mode),
-                "whole file".to_owned(),
-                format!("{:.1} s", share.since_ms / 1000.0),
-                String::new(),
-            ]);
-        }
-        table(
-            &["", "FILE", "CLIENT", "OWNER", "KIND", "RANGE", "SINCE", ""],
-            &rows,
-        );
-        if let Some(next) = page.next {
-            println!("… {} held in all; go on with --after {next}", page.total);
+        match self.command {
+            LockCommand::List { limit, after } => {
+                let ask = |control: Control| async move { control.locks(after.as_ref(), limit).await };
+                print_locks(&self.at.ask(ask)?, output);
+            }
+            LockCommand::Graph { limit } => {
+                let ask = |control: Control| async move { control.graph(limit).await };
+                print_graph(&self.at.ask(ask)?, output);
+            }
+            LockCommand::Break(Break {
+                all,
+                path,
+                peer,
+                svid,
+            }) => {
+                let which = BreakLocks {
+                    all,
+                    path,
+                    peer,
+                    svid,
+                };
+                let ask = |control: Control| async move { control.break_locks(&which).await };
+                let broken = self.at.ask(ask)?;
+                match output {
+                    Output::Json => json(&broken),
+                    Output::Text => println!("{} broken", broken.broken),
+                }
+            }
         }
         Ok(Exit::Passed)
     }
+}
+
+fn print_locks(page: &LockPage, output: Output) {
+    if output == Output::Json {
+        json(page);
+        return;
+    }
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for lock in &page.held {
+        rows.push([vec!["held".to_owned()], row(lock), vec![String::new()]].concat());
+    }
+    for waiter in &page.waiting {
+        let called = waiter
+            .last_callback
+            .as_ref()
+            .map_or(String::new(), |c| format!("; GRANTED: {c}"));
+        let detail = format!("waits for {}{called}", waiter.waits_for.join(", "));
+        rows.push([vec!["waits".to_owned()], row(&waiter.lock), vec![detail]].concat());
+    }
+    for share in &page.shares {
+        rows.push(vec![
+            "shares".to_owned(),
+            share.path.clone(),
+            format!("{} ({})", share.name, share.peer),
+            share.owner.clone(),
+            format!("{} {}", share.access, share.mode),
+            "whole file".to_owned(),
+            format!("{:.1} s", share.since_ms / 1000.0),
+            String::new(),
+        ]);
+    }
+    table(
+        &["", "FILE", "CLIENT", "OWNER", "KIND", "RANGE", "SINCE", ""],
+        &rows,
+    );
+    if let Some(next) = &page.next {
+        println!("… {} held in all; go on with --after {next}", page.total);
+    }
+}
+
+fn print_graph(graph: &GraphView, output: Output) {
+    if output == Output::Json {
+        json(graph);
+        return;
+    }
+    let mut before = None;
+    for (n, edge) in graph.edges.iter().enumerate() {
+        if n == 0 || edge.cycle != before {
+            match edge.cycle {
+                Some(cycle) => println!("cycle {}, in which all wait for each other:", cycle + 1),
+                None if n > 0 => println!("the others:"),
+                None => {}
+            }
+        }
+        before = edge.cycle;
+        println!("{}", sentence(edge));
+    }
+    if graph.edges.is_empty() {
+        println!("nobody waits");
+    }
+    if graph.more {
+        println!("… and more: {} requests wait; see --limit", graph.waiting);
+    }
+    if graph.gave_up {
+        println!("… too many to look for cycles among all of them");
+    }
+}
+
+fn sentence(edge: &WaitView) -> String {
+    let (lock, by) = (&edge.lock, &edge.waits_for);
+    let range = match nlm::range::Range::from_wire(lock.start, lock.len) {
+        Ok(range) => range.to_string(),
+        Err(_) => format!("{}+{}", lock.start, lock.len),
+    };
+    let queued = if by.queued { ", who waits longer" } else { "" };
+    format!(
+        "{} ({}) owner {} waits for {} ({}) owner {}{queued} on {}, {range} ({})",
+        lock.name, lock.peer, lock.svid, by.name, by.peer, by.svid, lock.path, lock.kind
+    )
 }
 
 fn row(lock: &LockView) -> Vec<String> {

@@ -123,6 +123,77 @@ pub struct LockPage {
     pub next: Option<String>,
 }
 
+/// Which locks to give away: the query of `DELETE /v1/locks`. Each part narrows the choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakLocks {
+    /// Every lock; must be said if nothing else is, and only then.
+    #[serde(default)]
+    pub all: bool,
+    /// Those on this file: its path as `lock list` shows it, or its handle in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Those of this client: its name or address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Those of owners with this number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub svid: Option<i32>,
+}
+
+/// How many locks were given away.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BreakView {
+    /// That many.
+    pub broken: usize,
+}
+
+/// An owner that is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockerView {
+    /// The client.
+    pub peer: IpAddr,
+    /// The name it gave.
+    pub name: String,
+    /// The owner's number at the client.
+    pub svid: i32,
+    /// exclusive or shared.
+    pub kind: String,
+    /// First byte of what it holds.
+    pub start: u64,
+    /// Number of bytes; 0 means to the end.
+    pub len: u64,
+    /// Whether it does not hold the lock but waits for it itself, and longer.
+    pub queued: bool,
+}
+
+/// That one owner waits for another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaitView {
+    /// What is wanted, and by whom; `since_ms` is when.
+    #[serde(flatten)]
+    pub lock: LockView,
+    /// Who is in the way.
+    pub waits_for: BlockerView,
+    /// Of which cycle this is a part, counted from 0.
+    pub cycle: Option<usize>,
+}
+
+/// Who waits for whom.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GraphView {
+    /// How many requests wait.
+    pub waiting: usize,
+    /// How many cycles there are: owners that all wait for each other, for ever.
+    pub cycles: usize,
+    /// Cycle by cycle, then those who merely wait.
+    pub edges: Vec<WaitView>,
+    /// Whether there are more edges than fit into this answer.
+    pub more: bool,
+    /// Whether the graph is so large that the search for cycles was given up.
+    pub gave_up: bool,
+}
+
 /// The server's clock.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClockView {

@@ -1,6 +1,9 @@
 //! The other end of the control API: what the shell commands and the scenarios use.
 
-use super::api::{ClockView, ErrorBody, ForgetView, LockPage, PeerView, ServiceView, SetClock, SetService};
+use super::api::{
+    BreakLocks, BreakView, ClockView, ErrorBody, ForgetView, GraphView, LockPage, PeerView, ServiceView,
+    SetClock, SetService,
+};
 use anyhow::{Context, Result, bail};
 use nlm::table::Cursor;
 use reqwest::{Method, RequestBuilder};
@@ -108,6 +111,18 @@ impl Control {
     pub async fn locks(&self, after: Option<&Cursor>, limit: usize) -> Result<LockPage> {
         let after = after.map_or(String::new(), |cursor| format!("&after={cursor}"));
         self.ask(self.request(Method::GET, &format!("/v1/locks?limit={limit}{after}")))
+            .await
+    }
+
+    /// Who waits for whom.
+    pub async fn graph(&self, limit: usize) -> Result<GraphView> {
+        self.ask(self.request(Method::GET, &format!("/v1/locks/graph?limit={limit}")))
+            .await
+    }
+
+    /// Gives locks away as if they had been unlocked.
+    pub async fn break_locks(&self, which: &BreakLocks) -> Result<BreakView> {
+        self.ask(self.request(Method::DELETE, "/v1/locks").query(which))
             .await
     }
 

@@ -5,6 +5,8 @@
 //! | `GET /v1/services`, `PUT /v1/services/{name}` | the condition of each service: `{"condition": "slow 5s"}` |
 //! | `GET /v1/peers`, `DELETE /v1/peers[/{name or address}]` | who is monitored; forget that |
 //! | `GET /v1/locks` | what is held and who waits: `?limit=N`, `&after=` the `next` of the page before |
+//! | `DELETE /v1/locks` | give locks away: `?path=`, `?peer=` and `?svid=` in any combination, or `?all=true` |
+//! | `GET /v1/locks/graph` | who waits for whom, cycles first: `?limit=N` |
 //! | `GET /v1/events` | what happened: an array, or from `?after=N&follow=true` server-sent events |
 //! | `GET /v1/clock`, `POST /v1/clock` | the server's clock: `{"advance": "60s"}` |
 //! | `POST /v1/reset` | every service well, no locks, nobody monitored |
@@ -18,7 +20,8 @@ pub mod client;
 use crate::events::ms;
 use crate::server::Node;
 use api::{
-    ClockView, ErrorBody, ForgetView, LockPage, PeerView, ServiceView, SetClock, SetService, VersionView,
+    BreakLocks, BreakView, ClockView, ErrorBody, ForgetView, GraphView, LockPage, PeerView, ServiceView,
+    SetClock, SetService, VersionView,
 };
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -65,7 +68,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/services/{name}", put(set_service))
         .route("/v1/peers", get(peers).delete(forget_all))
         .route("/v1/peers/{name}", delete(forget))
-        .route("/v1/locks", get(locks))
+        .route("/v1/locks", get(locks).delete(break_locks))
+        .route("/v1/locks/graph", get(graph))
         .route("/v1/events", get(events))
         .route("/v1/clock", get(clock).post(advance))
         .route("/v1/reset", post(reset))
@@ -142,6 +146,37 @@ async fn locks(
     let Query(page) = page?;
     let after = page.after.map(|text| text.parse()).transpose();
     Ok(Json(node.locks(after.map_err(bad_request)?, page.limit)))
+}
+
+async fn break_locks(
+    State(node): State<Arc<Node>>,
+    which: Result<Query<BreakLocks>, QueryRejection>,
+) -> Result<Json<BreakView>, Failure> {
+    let Query(which) = which?;
+    let some = which.path.is_some() || which.peer.is_some() || which.svid.is_some();
+    if some == which.all {
+        return Err(bad_request(
+            "which locks are to be broken? Expected path, peer and svid in any combination, or all=true alone",
+        ));
+    }
+    Ok(Json(BreakView {
+        broken: node.break_locks(&which),
+    }))
+}
+
+/// How much of a graph.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Most {
+    #[serde(default = "Page::limit")]
+    limit: usize,
+}
+
+async fn graph(
+    State(node): State<Arc<Node>>,
+    most: Result<Query<Most>, QueryRejection>,
+) -> Result<Json<GraphView>, Failure> {
+    Ok(Json(node.lock_graph(most?.0.limit)))
 }
 
 /// Which events.

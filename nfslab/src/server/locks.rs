@@ -18,8 +18,8 @@ use nlm::effect::{Effect, Effects, Event};
 use nlm::hosts::{HostKey, Monitored};
 use nlm::personality::Personality;
 use nlm::request::{Call, CallId, Callback, PeerSelector, Reply, Request};
-use nlm::service::{FileCheck, LockService, Lockd};
-use nlm::table::Cursor;
+use nlm::service::{FileCheck, IsFile, LockSelector, LockService, Lockd};
+use nlm::table::{Cursor, Fh};
 use nlm::upcall::Statd;
 use parking_lot::{Mutex, MutexGuard};
 use proto::nfs3::Nfsstat3;
@@ -250,11 +250,7 @@ impl Locks {
 
     /// Has a peer no longer count as monitored; `None`: every one.
     pub fn forget(&self, node: &Node, name: Option<&str>) -> usize {
-        let which = match name.map(|name| (name, name.parse())) {
-            None => PeerSelector::All,
-            Some((_, Ok(address))) => PeerSelector::Address(address),
-            Some((name, Err(_))) => PeerSelector::Name(name.to_owned()),
-        };
+        let which = name.map_or(PeerSelector::All, peer);
         let mut state = self.state.lock();
         let State { service, fx, .. } = &mut *state;
         let forgotten = service.forget_peer(&which, fx);
@@ -312,15 +308,40 @@ impl Locks {
                 .iter()
                 .map(|waiter| api::WaiterView {
                     lock: view::lock(node, &waiter.wants),
-                    waits_for: waiter
-                        .waiting_for
-                        .iter()
-                        .map(|h| format!("{} ({})", h.who, h.kind))
-                        .collect(),
+                    waits_for: waiter.waiting_for.iter().map(view::holder).collect(),
                     last_callback: view::last_callback(&waiter.state),
                 })
                 .collect(),
         }
+    }
+
+    /// Who waits for whom.
+    pub fn graph(&self, node: &Node, limit: usize) -> api::GraphView {
+        let graph = self.state.lock().service.wait_for(limit.clamp(1, PAGE_LIMIT));
+        api::GraphView {
+            waiting: graph.waiting,
+            cycles: graph.cycles,
+            edges: graph.edges.iter().map(|edge| view::edge(node, edge)).collect(),
+            more: graph.more,
+            gave_up: graph.gave_up,
+        }
+    }
+
+    /// Gives locks away as if they had been unlocked. How many there were.
+    pub fn break_locks(&self, node: &Node, which: &api::BreakLocks) -> usize {
+        let peer = which.peer.as_deref().map(peer);
+        let named = which.path.as_deref();
+        let is_it = |fh: Fh<'_>| named.is_some_and(|named| view::is_file(node, fh.as_slice(), named));
+        let selector = LockSelector {
+            file: named.map(|named| (named, &is_it as &IsFile<'_>)),
+            peer: peer.as_ref(),
+            svid: which.svid,
+        };
+        let mut state = self.state.lock();
+        let State { service, fx, .. } = &mut *state;
+        let broken = service.break_locks(node.clock.now(), &selector, fx);
+        self.carry_out(node, state);
+        broken
     }
 
     /// Carries out what the service wants, and whatever follows from that.
@@ -473,6 +494,14 @@ async fn deliver(node: &Node, host: &HostKey, procedure: NlmProc, args: &Encoded
         delivered,
     });
     delivered
+}
+
+/// A peer as a person names it.
+fn peer(name: &str) -> PeerSelector {
+    match name.parse() {
+        Ok(address) => PeerSelector::Address(address),
+        Err(_) => PeerSelector::Name(name.to_owned()),
+    }
 }
 
 fn host_key(origin: &Origin, version: u32) -> HostKey {

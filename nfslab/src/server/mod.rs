@@ -31,7 +31,7 @@ pub use repeated::Drc;
 
 use crate::capture::Capture;
 use crate::clock::Clock;
-use crate::control::api::{LockPage, PeerView, ServiceView};
+use crate::control::api::{BreakLocks, GraphView, LockPage, PeerView, ServiceView};
 use crate::control::client::Endpoint;
 use crate::events::{EventLog, What};
 use anyhow::{Context, Result, bail};
@@ -427,6 +427,16 @@ impl Node {
     /// A page of the lock table, beginning behind `after`.
     pub fn locks(&self, after: Option<nlm::table::Cursor>, limit: usize) -> LockPage {
         self.locks.page(self, after, limit)
+    }
+
+    /// Who waits for whom, with at most `limit` edges.
+    pub fn lock_graph(&self, limit: usize) -> GraphView {
+        self.locks.graph(self, limit)
+    }
+
+    /// Gives locks away as if they had been unlocked; their clients are not told. How many there were.
+    pub fn break_locks(&self, which: &BreakLocks) -> usize {
+        self.locks.break_locks(self, which)
     }
 
     /// Puts everything back: the conditions of the start, no locks, nobody monitored, no answer remembered.

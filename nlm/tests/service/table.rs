@@ -139,6 +139,7 @@ impl Table {
             id: CallId(self.calls),
             from: asker(2, 0).host(),
             request,
+            permitted: true,
         };
         let files = |_: &[u8], _: Kind| FileCheck::Ok;
         let reply = self.service.call(Duration::ZERO, call, &files, &mut self.fx);
