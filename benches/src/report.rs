@@ -38,7 +38,7 @@ pub struct Figure {
     pub name: &'static str,
     pub value: f64,
     pub unit: &'static str,
-    pub at_most: f64,
+    pub at_most: Option<f64>,
 }
 
 /// Everything that was measured.
@@ -110,8 +110,12 @@ impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<38} {:.0} {} (wanted: at most {})",
-            self.name, self.value, self.unit, self.at_most
+            "{:<42} {:.1} {}{}",
+            self.name,
+            self.value,
+            self.unit,
+            self.at_most
+                .map_or(String::new(), |limit| format!(" (wanted: at most {limit})"))
         )
     }
 }
@@ -169,10 +173,14 @@ impl Report {
             );
         }
         for figure in &self.figures {
-            let missed = if figure.value > figure.at_most { "**" } else { "" };
+            let missed = figure.at_most.is_some_and(|limit| figure.value > limit);
+            let missed = if missed { "**" } else { "" };
+            let wanted = figure
+                .at_most
+                .map_or("-".to_owned(), |limit| format!("at most {limit}"));
             println!(
-                "| {} | | {missed}{:.0} {}{missed} | | at most {} |",
-                figure.name, figure.value, figure.unit, figure.at_most
+                "| {} | | {missed}{:.1} {}{missed} | | {wanted} |",
+                figure.name, figure.value, figure.unit
             );
         }
     }

@@ -14,7 +14,7 @@ pub struct Target {
     child: Child,
     /// Port of each service; one for all of them where there is no name.
     ports: Vec<(String, u16)>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Target {
@@ -26,9 +26,9 @@ impl Target {
             .args([
                 "serve",
                 "--ports=auto",
-                "--control=none",
                 "--export=/lab=mem,max_bytes=8G,max_files=100000000",
             ])
+            .arg(format!("--control={}", control(&folder)))
             .arg(format!("--ready-file={}", ready.display()))
             .args(arguments.split_whitespace())
             .stderr(Stdio::piped())
@@ -38,7 +38,7 @@ impl Target {
         let mut target = Target {
             child,
             ports: Vec::new(),
-            _folder: folder,
+            folder,
         };
         // It says that it serves after the ready file is there.
         let mut greeting = String::new();
@@ -81,7 +81,7 @@ impl Target {
         let mut target = Target {
             child,
             ports: Vec::new(),
-            _folder: folder,
+            folder,
         };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -102,6 +102,17 @@ impl Target {
         Ok((Ipv4Addr::LOCALHOST, *port).into())
     }
 
+    /// What a command on the server prints, as JSON.
+    pub fn command(&self, program: &Path, arguments: &[&str]) -> Result<Value> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .args(["--output", "json", "--control", &control(&self.folder)]);
+        let output = command.stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "{command:?}: {}", output.status);
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
     /// Its resident memory in bytes.
     pub fn resident(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
@@ -109,6 +120,10 @@ impl Target {
         let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
         Ok(kib.context("no VmRSS")? * 1024)
     }
+}
+
+fn control(folder: &TempDir) -> String {
+    format!("unix:{}", folder.path().join("control").display())
 }
 
 impl Drop for Target {
