@@ -197,11 +197,13 @@ impl Waiters {
     }
 
     /// The blocks of a file that wait for some of these bytes, in the order in which they came.
-    pub(crate) fn waiting_for(&self, fh: Handle, range: Range) -> Vec<BlockId> {
+    pub(crate) fn waiting_for(&self, fh: Handle, ranges: &[Range]) -> Vec<BlockId> {
         self.by_file
             .range((fh, BlockId(0))..=(fh, BlockId(u64::MAX)))
             .filter_map(|(_, id)| Some((*id, self.blocks.get(id)?)))
-            .filter(|(_, block)| block.is_waiting() && block.want.range.overlaps(range))
+            .filter(|(_, block)| {
+                block.is_waiting() && ranges.iter().any(|range| block.want.range.overlaps(*range))
+            })
             .map(|(id, _)| id)
             .collect()
     }

@@ -16,10 +16,22 @@ impl LockService {
         self.retry_all(now, vec![(fh, range)], fx);
     }
 
-    /// The same for several places.
+    /// The same for several places. All that came free at once is one round: were it tried range by range, a
+    /// request for the second range would be passed over by a later one that wants both.
     pub(super) fn retry_all(&mut self, now: Now, mut free: Vec<(Handle, Range)>, fx: &mut Effects) {
-        while let Some((fh, range)) = free.pop() {
-            for id in self.waiters.waiting_for(fh, range) {
+        while !free.is_empty() {
+            free.sort_unstable();
+            let round: Vec<_> = free
+                .chunk_by(|a, b| a.0 == b.0)
+                .flat_map(|of_file| {
+                    let fh = of_file.first().map(|(fh, _)| *fh);
+                    let ranges: Vec<Range> = of_file.iter().map(|(_, range)| *range).collect();
+                    fh.map(|fh| (fh, self.waiters.waiting_for(fh, &ranges)))
+                })
+                .flat_map(|(fh, ids)| ids.into_iter().map(move |id| (fh, id)))
+                .collect();
+            free.clear();
+            for (fh, id) in round {
                 let Some(want) = self.waiters.get(id).map(|block| block.want) else {
                     continue;
                 };

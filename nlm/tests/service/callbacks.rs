@@ -134,6 +134,17 @@ fn those_who_wait_are_served_in_the_order_in_which_they_came() {
 }
 
 #[test]
+fn a_reboot_frees_everything_before_the_first_of_those_who_wait_is_tried() {
+    let mut lab = Lab::new("linux-6.1");
+    lab.lock(asker(2, 1).bytes(0, 10));
+    lab.lock(asker(2, 1).bytes(20, 10));
+    assert_eq!(lab.lock(asker(3, 1).bytes(20, 10)), BLOCKED);
+    assert_eq!(lab.lock(asker(4, 1)), BLOCKED, "later, and wants both");
+    lab.send(2, nfslab_nlm::request::Request::FreeAll);
+    assert_eq!(lab.held(), ["3/1 X bytes 20 to 29"]);
+}
+
+#[test]
 fn one_unlock_lets_in_everyone_who_fits() {
     let mut lab = contended();
     lab.lock(asker(4, 1).shared());
