@@ -84,6 +84,12 @@ bench: ## Measure the lock table, and the server beside a responder that does no
 	$(CARGO) bench --quiet -p nfslab-benches
 	target/release/nfslab-bench $(BENCH)
 
+# How many random transitions `make model` compares.
+TRANSITIONS ?= 1000000
+.PHONY: model
+model: ## Compare the lock service with its model over TRANSITIONS random transitions (1000000)
+	NFSLAB_TRANSITIONS=$(TRANSITIONS) $(CARGO) test --release -p nfslab-nlm --test state_machine -- --nocapture
+
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
