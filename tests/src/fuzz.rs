@@ -2,6 +2,8 @@
 //! A panic is a finding. The targets in `fuzz/` and the replay of the seeds in `tests/tests/corpus.rs` both
 //! call these functions.
 
+use crate::lock_model::pair::Pair;
+use crate::lock_model::step::Step;
 use crate::programs::{PROCEDURES, Procedure};
 use bytes::{Buf, Bytes, BytesMut};
 use rpc::msg::{self, AuthSys, CallHeader, Credential, NotACall, Reply, RpcError};
@@ -18,6 +20,7 @@ pub const TARGETS: &[Target] = &[
     ("reply_header", reply_header),
     ("auth_sys", auth_sys),
     ("arguments", arguments),
+    ("lock_service", lock_service),
 ];
 
 /// The limit that [`record_reader`] sets: small, so that the fuzzer reaches it.
@@ -153,6 +156,21 @@ pub fn arguments(data: &[u8]) {
     }
 }
 
+/// Four bytes are a transition of the lock service, and its model must agree with it after each. The first
+/// byte says what becomes of a grant that the client denies.
+///
+/// # Panics
+/// If it does not.
+pub fn lock_service(data: &[u8]) {
+    let Some((&first, steps)) = data.split_first() else {
+        return;
+    };
+    let steps = steps.as_chunks().0.iter().map(|four| Step::decode(*four));
+    if let Err(story) = Pair::new(first % 2 == 1).play(steps) {
+        panic!("{story}");
+    }
+}
+
 fn assert_auth_sys(sys: &AuthSys<'_>) {
     assert_eq!(xdr::from_bytes(&xdr::to_bytes(sys)), Ok(*sys));
     assert!(sys.gids().len() <= msg::MAX_GIDS);
@@ -233,8 +251,121 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             .zip(PROCEDURES)
             .map(|(i, p)| (seed_name(p), [&[i], &(p.example)(&[0x5a; 28])[..]].concat()))
             .collect(),
+        "lock_service" => lock_sequences(),
         _ => Vec::new(),
     }
+}
+
+/// Sequences of transitions; see [`Step::decode`] for what the bytes say.
+fn lock_sequences() -> Vec<(String, Vec<u8>)> {
+    const LOCK: u8 = 0;
+    const UNLOCK: u8 = 12;
+    const CANCEL: u8 = 18;
+    const ANSWER: u8 = 21;
+    const UNREACHABLE: [u8; 4] = [25, 0, 0, 1];
+    const REBOOT: u8 = 26;
+    const FREE_ALL: u8 = 27;
+    const RESTART: u8 = 28;
+    const RECLAIM: u8 = 29;
+    const MINUTE: [u8; 4] = [30, 0, 60, 0];
+    // Bits of the last byte.
+    const EXCLUSIVE: u8 = 1;
+    const BLOCK: u8 = 2;
+    const OTHER_FILE: u8 = 0x18;
+    // Owners: peer 1, 2 and 3, and a second one on the first.
+    let [one, two, three, second] = [0, 1, 2, 3];
+    let bytes = |first: u8, last: u8| last * 8 + first;
+    let whole = bytes(0, 7);
+    let wait = EXCLUSIVE | BLOCK;
+    let contended = [
+        [LOCK, one, whole, wait],
+        [LOCK, two, whole, wait],
+        [UNLOCK, one, whole, 0],
+    ];
+    let sequence = |name: &str, steps: &[&[[u8; 4]]]| {
+        let steps: Vec<u8> = steps.concat().concat();
+        [0, 1].map(|personality| {
+            let name = if personality == 0 {
+                name.to_owned()
+            } else {
+                format!("{name}-given-back")
+            };
+            (name, [&[personality], &steps[..]].concat())
+        })
+    };
+    [
+        sequence("granted", &[&contended, &[[ANSWER, 0, 0, 0]]]),
+        sequence(
+            "denied",
+            &[&contended, &[[ANSWER, 0, 0, 2], [LOCK, three, whole, EXCLUSIVE]]],
+        ),
+        sequence(
+            "told-again",
+            &[&[UNREACHABLE], &contended, &[MINUTE, [ANSWER, 0, 0, 3], MINUTE]],
+        ),
+        sequence(
+            "cancelled-too-late",
+            &[
+                &contended,
+                &[[CANCEL, two, whole, EXCLUSIVE], [UNLOCK, two, whole, 0]],
+            ],
+        ),
+        sequence(
+            "given-up-in-part",
+            &[
+                &contended,
+                &[
+                    [UNLOCK, two, bytes(0, 1), 0],
+                    [LOCK, three, bytes(0, 1), EXCLUSIVE],
+                    [LOCK, two, whole, wait],
+                    [ANSWER, 0, 0, 0],
+                    [UNLOCK, three, whole, 0],
+                ],
+            ],
+        ),
+        sequence(
+            "split-and-merged",
+            &[&[
+                [LOCK, one, whole, EXCLUSIVE],
+                [LOCK, two, bytes(3, 4), BLOCK],
+                [LOCK, three, bytes(2, 5), wait],
+                [UNLOCK, one, bytes(3, 4), 0],
+                [ANSWER, 0, 0, 0],
+                [LOCK, one, bytes(2, 5), 0],
+                [UNLOCK, two, whole, 0],
+                [UNLOCK, one, whole, 0],
+            ]],
+        ),
+        sequence(
+            "deadlock-over-two-files",
+            &[&[
+                [LOCK, one, whole, EXCLUSIVE],
+                [LOCK, two, whole, EXCLUSIVE | OTHER_FILE],
+                [LOCK, two, whole, wait],
+                [LOCK, one, whole, wait | OTHER_FILE],
+                [CANCEL, two, whole, EXCLUSIVE],
+                [LOCK, one, whole, wait | OTHER_FILE],
+            ]],
+        ),
+        sequence(
+            "reboots",
+            &[&[
+                [LOCK, one, bytes(0, 1), EXCLUSIVE],
+                [LOCK, second, bytes(4, 5), EXCLUSIVE],
+                [LOCK, two, bytes(4, 5), wait],
+                [LOCK, three, whole, wait],
+                [REBOOT, one, 0, 0],
+                [FREE_ALL, two, 0, 0],
+                [RESTART, 0, 0, 9],
+                [RECLAIM, three, whole, EXCLUSIVE],
+                [RECLAIM, two, bytes(1, 1), wait],
+                [LOCK, one, whole, BLOCK],
+                MINUTE,
+                [LOCK, one, whole, BLOCK],
+            ]],
+        ),
+    ]
+    .concat()
 }
 
 /// The procedure's name, with the version where another version has a procedure of the same name.

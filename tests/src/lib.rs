@@ -3,6 +3,7 @@
 //! - [`wire`]: connections to a server on which any bytes can be sent, with a deadline on every wait;
 //! - [`call`]: RPC calls, right ones and wrong ones, built word by word;
 //! - [`programs`]: every procedure that nfslab serves, with arguments as an example;
+//! - [`lock_model`]: the lock service beside its model, shared with the tests of `nlm`;
 //! - [`fuzz`]: what a fuzz target does with its input; `fuzz/` and `tests/tests/corpus.rs` call it.
 //!
 //! Nothing here is async: a test that attacks a server does so from a thread of its own, so that a server
@@ -10,6 +11,8 @@
 
 pub mod call;
 pub mod fuzz;
+#[path = "../../nlm/tests/model/mod.rs"]
+pub mod lock_model;
 pub mod programs;
 pub mod wire;
 
