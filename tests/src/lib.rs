@@ -4,6 +4,7 @@
 //! - [`call`]: RPC calls, right ones and wrong ones, built word by word;
 //! - [`programs`]: every procedure that nfslab serves, with arguments as an example;
 //! - [`lock_model`]: the lock service beside its model, shared with the tests of `nlm`;
+//! - [`transcript`]: reads `tests/transcripts`, conversations with a lock server;
 //! - [`fuzz`]: what a fuzz target does with its input; `fuzz/` and `tests/tests/corpus.rs` call it.
 //!
 //! Nothing here is async: a test that attacks a server does so from a thread of its own, so that a server
@@ -14,6 +15,7 @@ pub mod fuzz;
 #[path = "../../nlm/tests/model/mod.rs"]
 pub mod lock_model;
 pub mod programs;
+pub mod transcript;
 pub mod wire;
 
 use std::path::PathBuf;
