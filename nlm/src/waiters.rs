@@ -223,8 +223,8 @@ impl Waiters {
             .map(|(id, block)| (id, &block.want))
     }
 
-    /// What an owner waits for.
-    pub(crate) fn wants_of(&self, owner: OwnerId) -> impl Iterator<Item = &Want> {
+    /// Everything of an owner that waits or whose grant is not acknowledged.
+    fn blocks_of(&self, owner: OwnerId) -> impl Iterator<Item = (BlockId, &Block)> {
         let low = Handle::from(crate::table::Fh::default());
         let from = Want {
             owner,
@@ -235,8 +235,14 @@ impl Waiters {
         self.by_want
             .range(from..)
             .take_while(move |(want, _)| want.owner == owner)
-            .filter(|(_, id)| self.blocks.get(id).is_some_and(Block::is_waiting))
-            .map(|(want, _)| want)
+            .filter_map(|(_, id)| Some((*id, self.blocks.get(id)?)))
+    }
+
+    /// What an owner waits for.
+    pub(crate) fn wants_of(&self, owner: OwnerId) -> impl Iterator<Item = &Want> {
+        self.blocks_of(owner)
+            .filter(|(_, block)| block.is_waiting())
+            .map(|(_, block)| &block.want)
     }
 
     /// Every owner that has a block, in the order of their numbers.
@@ -269,18 +275,9 @@ impl Waiters {
 
     /// The requests of an owner whose grant is not acknowledged.
     pub(crate) fn grants_of(&self, owner: OwnerId) -> Vec<(BlockId, Want)> {
-        let low = Handle::from(crate::table::Fh::default());
-        let from = Want {
-            owner,
-            fh: low,
-            range: Range::LEAST,
-            kind: Kind::Shared,
-        };
-        self.by_want
-            .range(from..)
-            .take_while(|(want, _)| want.owner == owner)
-            .filter(|(_, id)| self.blocks.get(id).is_some_and(|block| !block.is_waiting()))
-            .map(|(want, id)| (*id, *want))
+        self.blocks_of(owner)
+            .filter(|(_, block)| !block.is_waiting())
+            .map(|(id, block)| (id, block.want))
             .collect()
     }
 

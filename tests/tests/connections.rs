@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{connect_to, make_file, make_file_in, mounted, mounted_from};
+use common::{connect_to, lock_args, make_file, make_file_in, mounted, mounted_from};
 use faults::{Condition, Service};
 use nfslab::server::{Config, Ports, Server};
 use nfslab_tests::call::{Call, fragments, record};
@@ -17,7 +17,7 @@ use nfslab_tests::wire::{Connection, Datagrams, Received};
 use proto::nfs3::{
     Fsinfo3Res, Nfs3Proc, NfsFh3, Read3Args, Read3Res, Res3, StableHow, Write3Args, Write3Res,
 };
-use proto::nlm::{LockArgs, Nlm4Lock, Nlm4Stat, NlmProc, Res};
+use proto::nlm::{Nlm4Stat, NlmProc, Res};
 use proto::portmap::{IpProto, Mapping, PmapProc};
 use proto::rpcbind::{Rpcb, RpcbProc, Text, V4, from_uaddr};
 use rpc::client::{CallError, Client, Identity, Target, encode_call};
@@ -70,21 +70,7 @@ const fn nfs(procedure: Nfs3Proc) -> Target {
 }
 
 fn lock(xid: u32, fh: &[u8], offset: u64) -> Vec<u8> {
-    let args = LockArgs {
-        cookie: "c".into(),
-        block: false,
-        exclusive: true,
-        alock: Nlm4Lock {
-            caller_name: "test".into(),
-            fh: fh.into(),
-            oh: "o".into(),
-            svid: xid as i32,
-            l_offset: offset,
-            l_len: 1,
-        },
-        reclaim: false,
-        state: 1,
-    };
+    let args = lock_args(fh, xid as i32, offset, 1);
     let target = Target::new(proto::nlm::PROGRAM, 4, NlmProc::NLM_LOCK.0);
     call(xid, target, &args)
 }

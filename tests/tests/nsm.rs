@@ -14,9 +14,9 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Place, connect_to, make_file};
+use common::{Place, connect_to, lock_args, make_file};
 use nfslab_tests::nfslab_binary;
-use proto::nlm::{LockArgs, Nlm4Lock, Nlm4Stat, NlmProc, Res};
+use proto::nlm::{LockArgs, Nlm4Stat, NlmProc, Res};
 use proto::nsm::{self, SmProc, StatChge};
 use proto::portmap::{self, Mapping};
 use rpc::client::Target;
@@ -185,19 +185,8 @@ impl Serving {
             .await
             .unwrap();
         let args = LockArgs {
-            cookie: "c".into(),
-            block: false,
-            exclusive: true,
-            alock: Nlm4Lock {
-                caller_name: "test".into(),
-                fh: fh[..].into(),
-                oh: "o".into(),
-                svid: 1,
-                l_offset: 0,
-                l_len: 0,
-            },
             reclaim,
-            state: 1,
+            ..lock_args(&fh, 1, 0, 0)
         };
         let target = Target::new(proto::nlm::PROGRAM, 4, NlmProc::NLM_LOCK.0);
         let reply = client.call(target, &args, PATIENCE).await.unwrap();

@@ -10,14 +10,14 @@
 mod common;
 
 use bytes::Bytes;
-use common::{make_file, mounted};
+use common::{lock_args, make_file, mounted};
 use faults::{Condition, Service};
 use nfslab::events::{Event, What};
 use nfslab::server::{Config, Drc, Ports, Server};
 use nfslab_tests::call::record;
 use nfslab_tests::wire::{Connection, Datagrams, Received};
 use proto::nfs3::{Diropargs3, Nfs3Proc, NfsFh3, Nfsstat3, Remove3Res};
-use proto::nlm::{LockArgs, Nlm4Lock, NlmProc};
+use proto::nlm::NlmProc;
 use proto::portmap::{IpProto, Mapping, PmapProc};
 use rpc::client::{Identity, Target, encode_call};
 use rpc::msg::{Reply, Transport};
@@ -115,21 +115,7 @@ async fn a_copy_gets_the_same_bytes_on_any_connection_and_other_arguments_are_an
 }
 
 fn lock(xid: u32, fh: &[u8], svid: i32) -> Bytes {
-    let args = LockArgs {
-        cookie: "c".into(),
-        block: false,
-        exclusive: true,
-        alock: Nlm4Lock {
-            caller_name: "test".into(),
-            fh: fh.into(),
-            oh: "o".into(),
-            svid,
-            l_offset: 0,
-            l_len: 1,
-        },
-        reclaim: false,
-        state: 1,
-    };
+    let args = lock_args(fh, svid, 0, 1);
     call(
         xid,
         Target::new(proto::nlm::PROGRAM, 4, NlmProc::NLM_LOCK.0),

@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{make_file, mounted};
+use common::{lock_args, make_file, mounted};
 use faults::{Condition, Service};
 use nfslab::server::{Config, Drc, Ports, Server};
 use nfslab_tests::nfslab_binary;
@@ -30,25 +30,11 @@ async fn connect(client: [u8; 4], server: &Server, service: Service) -> Client {
 }
 
 fn alock(fh: &[u8], svid: i32) -> Nlm4Lock<'_> {
-    Nlm4Lock {
-        caller_name: "test".into(),
-        fh: fh.into(),
-        oh: "o".into(),
-        svid,
-        l_offset: 0,
-        l_len: 0,
-    }
+    lock_args(fh, svid, 0, 0).alock
 }
 
 async fn lock(client: &Client, fh: &[u8], svid: i32) -> Result<Nlm4Stat, CallError> {
-    let args = LockArgs {
-        cookie: "c".into(),
-        block: false,
-        exclusive: true,
-        alock: alock(fh, svid),
-        reclaim: false,
-        state: 1,
-    };
+    let args = lock_args(fh, svid, 0, 0);
     let target = Target::new(proto::nlm::PROGRAM, 4, NlmProc::NLM_LOCK.0);
     let reply = client.call(target, &args, PATIENCE).await?;
     Ok(xdr::from_bytes::<Res<'_>>(&reply)?.stat)
@@ -253,14 +239,10 @@ async fn a_repeated_remove_is_answered_as_before_unless_the_cache_is_off() {
     }
 }
 
-fn waiting_lock<'a>(fh: &'a [u8], svid: i32) -> LockArgs<'a> {
+fn waiting_lock(fh: &[u8], svid: i32) -> LockArgs<'_> {
     LockArgs {
-        cookie: "c".into(),
         block: true,
-        exclusive: true,
-        alock: alock(fh, svid),
-        reclaim: false,
-        state: 1,
+        ..lock_args(fh, svid, 0, 0)
     }
 }
 

@@ -6,6 +6,7 @@ use faults::Service;
 use nfslab::server::Server;
 use proto::mount::{DirPath, MountProc, MountRes3};
 use proto::nfs3::{Create3Args, Create3Res, CreateHow3, Diropargs3, Nfs3Proc, NfsFh3, Res3, Sattr3};
+use proto::nlm::{LockArgs, Nlm4Lock};
 use rpc::client::{CallError, Client, Identity, Options, Target};
 use rpc::msg::Transport;
 use rpc::xdr;
@@ -113,5 +114,24 @@ pub async fn make_file_in(nfs: &Client, dir: &[u8], name: &str) -> Vec<u8> {
     match xdr::from_bytes::<Create3Res<'_>>(&reply).unwrap() {
         Res3::Ok(made) => made.obj.unwrap().0.to_vec(),
         Res3::Err(status, _) => panic!("not made: {status}"),
+    }
+}
+
+/// A lock of some bytes, exclusive and without waiting.
+pub fn lock_args(fh: &[u8], svid: i32, offset: u64, len: u64) -> LockArgs<'_> {
+    LockArgs {
+        cookie: "c".into(),
+        block: false,
+        exclusive: true,
+        alock: Nlm4Lock {
+            caller_name: "test".into(),
+            fh: fh.into(),
+            oh: "o".into(),
+            svid,
+            l_offset: offset,
+            l_len: len,
+        },
+        reclaim: false,
+        state: 1,
     }
 }
