@@ -96,7 +96,7 @@ FUZZ_SECONDS ?= 60
 fuzz: ## Fuzz every target for FUZZ_SECONDS each (60); needs a nightly toolchain and cargo-fuzz
 	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
 		mkdir -p corpus/$$target && \
-		cargo +nightly fuzz run $$target corpus/$$target seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+		cargo +nightly fuzz run $$target corpus/$$target $$(ls -d kept/$$target 2>/dev/null) seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 .PHONY: clean

@@ -5,7 +5,7 @@
 
 use nfslab_tests::fuzz::{TARGETS, seeds};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn folder(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -13,10 +13,16 @@ fn folder(target: &str) -> PathBuf {
         .join(target)
 }
 
+/// What long runs have found, one input for each way through the code.
+const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/kept");
+
 /// The seeds as they lie there: those that [`seeds`] makes, and findings that were kept.
 fn committed(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = folder(target);
-    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    files(&folder(target))
+}
+
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut seeds: Vec<_> = entries
         .map(|entry| {
             let path = entry.expect("a folder can be listed").path();
@@ -63,6 +69,27 @@ fn every_target_holds_for_its_seeds() {
             run(&seed);
         }
     }
+}
+
+#[test]
+fn every_target_holds_for_what_fuzzing_has_found() {
+    let mut runs = 0;
+    for target in fs::read_dir(KEPT).expect("fuzz/kept") {
+        let path = target.expect("a folder can be listed").path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let (_, run) = TARGETS
+            .iter()
+            .find(|(target, _)| *target == name)
+            .expect("a target");
+        for (_, input) in files(&path) {
+            run(&input);
+            runs += 1;
+        }
+    }
+    assert!(runs > 500, "only {runs} inputs: what was kept is gone");
 }
 
 #[test]
