@@ -310,7 +310,8 @@ pub struct Processes {
     pub count: usize,
     /// The state letter: R, S, D, Z, T.
     pub state: char,
-    /// A function that must be on the kernel stack.
+    /// A function that must be on the kernel stack; several with `|` between them: one of them, since kernels rename
+    /// theirs.
     pub stack: Option<String>,
 }
 

@@ -413,7 +413,10 @@ impl Processes {
     /// Those that are as wanted, one for each label.
     fn select(&self, all: &[Process]) -> BTreeMap<String, Process> {
         let as_wanted = |p: &&Process| {
-            let there = self.stack.as_ref().is_none_or(|function| p.is_in(function));
+            let there = self
+                .stack
+                .as_ref()
+                .is_none_or(|any| any.split('|').any(|function| p.is_in(function)));
             self.labels.is_match(&p.label) && p.state == self.state && there
         };
         all.iter()
