@@ -14,6 +14,12 @@
 
 #[path = "transcripts/fcntl.rs"]
 mod fcntl;
+#[path = "transcripts/messages.rs"]
+mod messages;
+#[path = "transcripts/player.rs"]
+mod player;
+#[path = "transcripts/proc_locks.rs"]
+mod proc_locks;
 #[path = "transcripts/pure.rs"]
 mod pure;
 #[path = "transcripts/wire.rs"]
@@ -24,87 +30,10 @@ mod common;
 mod fake_client;
 
 use libtest_mimic::{Arguments, Trial};
-use nfslab_tests::transcript::{Command, Lock, Transcript};
-use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::path::{Path, PathBuf};
+use nfslab_tests::transcript::Transcript;
+use player::{Player, differences, folder, judge, play, same, same_locks};
+use std::path::Path;
 use std::process::ExitCode;
-
-/// Somebody who can be told the commands of a transcript.
-trait Player {
-    /// Carries out a command. An error says what was expected and what came.
-    fn play(&mut self, command: &Command) -> Result<(), String>;
-
-    /// After the last command: is anything left over?
-    fn end(&mut self) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-fn same<T: PartialEq + Debug>(expected: &T, got: &T) -> Result<(), String> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(format!("expected {expected:?}, got {got:?}"))
-}
-
-/// The locks of a file, in whatever order those are listed that begin at the same byte.
-fn same_locks(expected: &[Lock], mut got: Vec<String>) -> Result<(), String> {
-    let mut expected: Vec<String> = expected.iter().map(Lock::to_string).collect();
-    expected.sort();
-    got.sort();
-    same(&expected, &got)
-}
-
-fn play(transcript: &Transcript, player: &mut dyn Player) -> Result<(), String> {
-    for line in &transcript.lines {
-        let at = || format!("{}:{}: {}", transcript.path.display(), line.number, line.text);
-        player
-            .play(&line.command)
-            .map_err(|wrong| format!("{}: {wrong}", at()))?;
-    }
-    player
-        .end()
-        .map_err(|wrong| format!("{}: at the end: {wrong}", transcript.path.display()))
-}
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts")
-}
-
-/// Reasons by player and transcript.
-fn differences() -> Result<BTreeMap<(String, String), String>, String> {
-    let path = folder().join("differences");
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let lines = text
-        .lines()
-        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
-    let entry = |line: &str| {
-        let mut words = line.splitn(3, ' ').map(str::trim);
-        match (words.next(), words.next(), words.next()) {
-            (Some(player), Some(transcript), Some(why)) if !why.is_empty() => {
-                Ok(((player.to_owned(), transcript.to_owned()), why.to_owned()))
-            }
-            _ => Err(format!(
-                "{}: expected a player, a transcript and a reason: {line}",
-                path.display()
-            )),
-        }
-    };
-    lines.map(entry).collect()
-}
-
-/// What a player makes of a transcript, and whether it was to be expected.
-fn judge(played: Result<(), String>, difference: Option<&String>) -> Result<(), String> {
-    match (played, difference) {
-        (Ok(()), Some(why)) => Err(format!("the difference no longer occurs, strike it out: {why}")),
-        (Err(wrong), Some(why)) => {
-            println!("a known difference: {why}: {wrong}");
-            Ok(())
-        }
-        (played, None) => played,
-    }
-}
 
 /// Whether a player can be tried with a transcript.
 type Can = fn(&Transcript) -> bool;

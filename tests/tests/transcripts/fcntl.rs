@@ -2,6 +2,7 @@
 //!
 //! BLOCKED is a process that `/proc/locks` shows waiting; GRANTED is its F_SETLKW that returns, and DEADLCK is EDEADLK.
 
+use crate::proc_locks::{self, Row};
 use nfslab_tests::transcript::{Answer, Ask, Call, Command, Lock, Owner, Transcript};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -125,45 +126,8 @@ impl Drop for Process {
     }
 }
 
-/// A line of `/proc/locks`.
-struct Row {
-    waits: bool,
-    exclusive: bool,
-    pid: u32,
-    inode: u64,
-    start: u64,
-    len: u64,
-}
-
 fn table() -> Vec<Row> {
-    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    text.lines().filter_map(row).collect()
-}
-
-/// `1: -> POSIX  ADVISORY  WRITE 17001 fe:00:12001511 0 EOF`, without the arrow if it is held.
-fn row(line: &str) -> Option<Row> {
-    let mut words = line.split_whitespace().skip(1).peekable();
-    let waits = words.next_if_eq(&"->").is_some();
-    if words.next()? != "POSIX" {
-        return None;
-    }
-    let kind = words.nth(1)?;
-    let pid = words.next()?.parse().ok()?;
-    let inode = words.next()?.rsplit(':').next()?.parse().ok()?;
-    let (start, end) = (words.next()?.parse().ok()?, words.next()?);
-    let len = match end {
-        "EOF" => 0,
-        end => end.parse::<u64>().ok()? + 1 - start,
-    };
-    let exclusive = kind == "WRITE";
-    Some(Row {
-        waits,
-        exclusive,
-        pid,
-        inode,
-        start,
-        len,
-    })
+    proc_locks::parse(&std::fs::read_to_string("/proc/locks").unwrap_or_default())
 }
 
 pub struct Fcntl {
@@ -268,10 +232,7 @@ impl Fcntl {
         let inode = std::fs::metadata(path).map_err(|error| error.to_string())?.ino();
         let table = table();
         let held = table.iter().filter(|row| !row.waits && row.inode == inode);
-        let shown = held.filter_map(|row| {
-            let kind = if row.exclusive { "exclusive" } else { "shared" };
-            Some(format!("{} {kind} {} {}", self.who(row.pid)?, row.start, row.len))
-        });
+        let shown = held.filter_map(|row| Some(format!("{} {row}", self.who(row.pid)?)));
         super::same_locks(locks, shown.collect())
     }
 }

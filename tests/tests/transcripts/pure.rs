@@ -1,5 +1,6 @@
 //! The lock service alone, in virtual time.
 
+use crate::messages::{access_of, mode_of};
 use nfslab_tests::transcript::{Answer, Ask, Call, Command, Health, Lock, Owner, Transcript};
 use nlm::effect::{Effect, Effects};
 use nlm::hosts::{HostKey, Transport};
@@ -325,25 +326,6 @@ fn answer_of(reply: &Reply, with_holder: bool) -> Answer {
                 Answer::Denied(holder.kind.is_exclusive(), offset, len)
             }
         },
-    }
-}
-
-pub fn access_of(word: &str) -> Result<FshAccess, String> {
-    match word {
-        "R" => Ok(FshAccess::FSA_R),
-        "W" => Ok(FshAccess::FSA_W),
-        "RW" => Ok(FshAccess::FSA_RW),
-        other => Err(format!("'{other}' is no access")),
-    }
-}
-
-pub fn mode_of(word: &str) -> Result<FshMode, String> {
-    match word {
-        "DN" => Ok(FshMode::FSM_DN),
-        "DR" => Ok(FshMode::FSM_DR),
-        "DW" => Ok(FshMode::FSM_DW),
-        "DRW" => Ok(FshMode::FSM_DRW),
-        other => Err(format!("'{other}' denies nothing")),
     }
 }
 

@@ -3,15 +3,16 @@
 
 use crate::common::{connect, make_file, mounted};
 use crate::fake_client::FakeClient;
+use crate::messages::{self, Raw};
 use bytes::Bytes;
 use faults::Service;
 use nfslab::server::{Config, Ports, Server};
-use nfslab_tests::transcript::{Answer, Ask, Call, Command, Lock, Need, Owner, Transcript};
+use nfslab_tests::transcript::{Answer, Call, Command, Lock, Need, Owner, Transcript};
 use proto::nfs3::{Diropargs3, Nfs3Proc, NfsFh3};
-use proto::nlm::{self, FshAccess, FshMode, Netobj, Nlm4Stat, NlmProc, V4, v3};
+use proto::nlm::{self, Netobj, NlmProc, V4};
 use rpc::client::{CallError, Client, Target};
 use rpc::msg::{RpcError, Transport};
-use rpc::xdr::{self, Encode, Writer};
+use rpc::xdr;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -19,7 +20,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 const PATIENCE: Duration = Duration::from_secs(5);
-const COOKIE: &[u8] = b"a cookie of 21 bytes.";
 
 pub fn can(transcript: &Transcript) -> bool {
     let cannot = [Need::VirtualTime, Need::Health, Need::Restart];
@@ -51,14 +51,6 @@ fn fresh_address() -> IpAddr {
     static LAST: AtomicU16 = AtomicU16::new(0);
     let [high, low] = (LAST.fetch_add(1, Ordering::Relaxed) + 257).to_be_bytes();
     Ipv4Addr::new(127, 41, high, low).into()
-}
-
-struct Raw(Bytes);
-
-impl Encode for Raw {
-    fn encode(&self, w: &mut Writer) {
-        w.raw(&self.0);
-    }
 }
 
 impl Wire {
@@ -252,96 +244,9 @@ impl World {
             _ if call.stale => self.removed_file().await?,
             file => self.file(file).await,
         };
-        let default_oh = call.who.to_string();
-        let alock = nlm::Nlm4Lock {
-            caller_name: call.name.as_deref().unwrap_or(&call.who.host).into(),
-            fh: fh[..].into(),
-            oh: call.oh.as_deref().unwrap_or(&default_oh).into(),
-            svid: call.who.svid,
-            l_offset: call.bytes.offset,
-            l_len: call.bytes.len,
-        };
-        let mut w = Writer::new();
-        let share = |access, mode| nlm::ShareArgs {
-            cookie: COOKIE.into(),
-            share: nlm::Share {
-                caller_name: alock.caller_name,
-                fh: alock.fh,
-                oh: alock.oh,
-                mode,
-                access,
-            },
-            reclaim: false,
-        };
-        let procedure = match &call.ask {
-            Ask::Share { access, deny } => {
-                share(super::pure::access_of(access)?, super::pure::mode_of(deny)?).encode(&mut w);
-                NlmProc::NLM_SHARE
-            }
-            Ask::Unshare => {
-                share(FshAccess::FSA_R, FshMode::FSM_DN).encode(&mut w);
-                NlmProc::NLM_UNSHARE
-            }
-            Ask::FreeAll => {
-                let name = alock.caller_name;
-                nlm::Notify { name, state: 3 }.encode(&mut w);
-                NlmProc::NLM_FREE_ALL
-            }
-            Ask::Lock { block, monitor, .. } => {
-                Netobj::from(COOKIE).encode(&mut w);
-                block.encode(&mut w);
-                call.exclusive.encode(&mut w);
-                if *monitor {
-                    NlmProc::NLM_LOCK
-                } else {
-                    NlmProc::NLM_NM_LOCK
-                }
-            }
-            Ask::Cancel => {
-                Netobj::from(COOKIE).encode(&mut w);
-                true.encode(&mut w);
-                call.exclusive.encode(&mut w);
-                NlmProc::NLM_CANCEL
-            }
-            Ask::Test => {
-                Netobj::from(COOKIE).encode(&mut w);
-                call.exclusive.encode(&mut w);
-                NlmProc::NLM_TEST
-            }
-            Ask::Unlock => {
-                Netobj::from(COOKIE).encode(&mut w);
-                NlmProc::NLM_UNLOCK
-            }
-        };
-        match &call.ask {
-            Ask::Share { .. } | Ask::Unshare | Ask::FreeAll => {}
-            _ if call.version == V4 => alock.encode(&mut w),
-            _ => v3::Lock::from(alock).encode(&mut w),
-        }
-        if let Ask::Lock { reclaim, .. } = &call.ask {
-            reclaim.encode(&mut w);
-            i32::encode(&call.state, &mut w);
-        }
-        let result = self
-            .send(&call.who.host, call.version, procedure, w.into_bytes())
-            .await?;
-        if call.ask == Ask::FreeAll {
-            return if result.is_empty() {
-                Ok(Answer::Void)
-            } else {
-                Err("the answer is not void".into())
-            };
-        }
-        let mut r = xdr::Reader::new(&result);
-        let cookie = r.opaque("cookie", 1024).map_err(|error| error.to_string())?;
-        super::same(&COOKIE, &cookie)?;
-        let stat = Nlm4Stat(r.u32("status").map_err(|error| error.to_string())?);
-        if with_holder && stat == Nlm4Stat::NLM4_DENIED && call.version == V4 {
-            let test: nlm::TestRes<'_> = xdr::from_bytes(&result).map_err(|error| error.to_string())?;
-            let holder = test.holder.ok_or("DENIED without a holder")?;
-            return Ok(Answer::Denied(holder.exclusive, holder.l_offset, holder.l_len));
-        }
-        Ok(Answer::Status(stat))
+        let (procedure, args) = messages::ask(call, &fh)?;
+        let result = self.send(&call.who.host, call.version, procedure, args).await?;
+        messages::answer(call, with_holder, &result)
     }
 
     /// The next call of the server to this machine, which must be a GRANTED for this lock.
@@ -355,16 +260,8 @@ impl World {
         super::same(&IpAddr::V4(Ipv4Addr::LOCALHOST), &called.from)?;
         let asked = called.asked.map(|mapping| (mapping.prog, mapping.vers));
         super::same(&Some((nlm::PROGRAM, called.version)), &asked)?;
-        let args: nlm::TestArgs<'_> = match called.version {
-            V4 => xdr::from_bytes(&called.args),
-            _ => xdr::from_bytes::<v3::TestArgs<'_>>(&called.args).map(Into::into),
-        }
-        .map_err(|error| error.to_string())?;
-        let bytes = (lock.exclusive, lock.who.svid, lock.bytes.offset, lock.bytes.len);
-        let of = &args.alock;
-        super::same(&bytes, &(args.exclusive, of.svid, of.l_offset, of.l_len))?;
-        super::same(&&fh[..], &of.fh.0)?;
-        self.cookies.insert(lock.who.clone(), args.cookie.0.to_vec());
+        let cookie = messages::granted(called.version, &called.args, lock, &fh)?;
+        self.cookies.insert(lock.who.clone(), cookie);
         Ok(())
     }
 
