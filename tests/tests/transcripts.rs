@@ -129,8 +129,10 @@ fn main() -> ExitCode {
         }
         println!("{player}: {played} of {} transcripts", transcripts.len());
     }
+    // What the comparison with Linux' server plays (`tests/compare/locks.rs`), it looks up itself.
     let left = differences
         .into_keys()
+        .filter(|(player, _)| !player.starts_with("knfsd"))
         .map(|(player, name)| format!("{player} {name}"));
     let left: Vec<String> = left.collect();
     trials.push(Trial::test(

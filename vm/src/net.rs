@@ -29,6 +29,9 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The length of the network's prefix as guests see it.
 pub const PREFIX: u8 = 24;
 
+/// The network of [`add_peers`]: any of its 254 addresses is ours.
+pub const PEERS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 0);
+
 /// Guests that fit.
 pub const MOST_GUESTS: u8 = 200;
 
@@ -67,6 +70,19 @@ pub fn enter_namespace() -> Result<Namespace> {
     ifconfig::set_address("lo:1", SERVER, 32)
         .map_err(|e| failed(&format!("giving lo the address {SERVER}"), e))?;
     Ok(Namespace(()))
+}
+
+/// Gives the namespace a network full of addresses, [`PEERS`], for whoever plays several machines to a guest. Guests
+/// reach it by a route through [`SERVER`], which they have to be given.
+pub fn add_peers(_proof: Namespace) -> Result<()> {
+    // On the loopback device a prefix makes all its addresses local.
+    ifconfig::set_address("lo:2", peer(1), 24).map_err(|e| failed("giving lo a network of peers", e))
+}
+
+/// An address of [`PEERS`].
+pub fn peer(number: u8) -> Ipv4Addr {
+    let [a, b, c, _] = PEERS.octets();
+    Ipv4Addr::new(a, b, c, number)
 }
 
 fn enter_user_namespace() -> Result<()> {

@@ -10,10 +10,11 @@ use vm::{Cache, ExtraPackage, Extras, Guest, GuestConfig, Result, Stderr, Userla
 /// How long anything in the guest may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// lockd's grace period is longer than what is played in it; NFSv4's, which counts for locks of NFSv3 too though
+/// The route is to [`vm::net::PEERS`]. lockd's grace period is longer than what is played in it; NFSv4's, which counts for locks of NFSv3 too though
 /// NFSv4 is not served, is as short as it can be.
 const START: &str = "
 set -e
+ip route add 10.77.1.0/24 via 10.77.0.1
 mount -t nfsd nfsd /proc/fs/nfsd
 mke2fs -q -F -t ext4 -b 4096 -m 0 /dev/ram0
 mkdir -p /lab /var/lib/nfs/v4recovery

@@ -11,9 +11,20 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod accepted;
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/fake_client.rs"]
+mod fake_client;
 mod knfsd;
+mod locks;
+#[path = "../transcripts/messages.rs"]
+mod messages;
 mod peer;
 mod play;
+#[path = "../transcripts/player.rs"]
+mod player;
+#[path = "../transcripts/proc_locks.rs"]
+mod proc_locks;
 mod reply;
 mod statd;
 mod transcript;
@@ -41,6 +52,8 @@ const STORES: [(&str, Ipv4Addr); 2] = [
     ("mem", Ipv4Addr::new(127, 0, 0, 2)),
     ("dir", Ipv4Addr::new(127, 0, 0, 3)),
 ];
+/// What the transcripts of locks are called together; `locks/NAME` is one of them.
+const LOCKS: &str = "locks";
 /// This one is played in the grace period, which ends behind it.
 const IN_GRACE: &str = "grace";
 /// Longer than any run.
@@ -68,6 +81,7 @@ fn run(arguments: &[String]) -> Any<bool> {
     let mut list = List::parse(&fs::read_to_string(folder.join("accepted.toml"))?, &series)?;
     let parts = Parts::fetch(&series)?;
     let namespace = net::enter_namespace()?;
+    net::add_peers(namespace)?;
     let runtime = tokio::runtime::Runtime::new()?;
     if arguments.iter().any(|a| a == "--statd-absent") {
         statd::measure(&parts, namespace, &runtime)?;
@@ -77,9 +91,11 @@ fn run(arguments: &[String]) -> Any<bool> {
         "Linux {} answers, then nfslab on each of its stores",
         parts.release()
     );
-    let answers = runtime
-        .block_on(Lab::start(&parts, namespace))?
-        .play(&transcripts, &runtime)?;
+    let mut lab = runtime.block_on(Lab::start(&parts, namespace))?;
+    let answers = lab.play(&transcripts, &runtime)?;
+    let wants_locks = wanted.is_empty() || wanted.iter().any(|w| w.starts_with(LOCKS));
+    let locks = !wants_locks || lab.play_locks(&series, &runtime, &wanted)?;
+    runtime.block_on(lab.stop())?;
     let mut tally = Tally::default();
     for (transcript, answers) in transcripts.iter().zip(&answers) {
         tally.compare(
@@ -95,7 +111,7 @@ fn run(arguments: &[String]) -> Any<bool> {
         println!("accepted.toml lists a difference that is no more:\n    {rotten}");
     }
     tally.print(list.reasons(), begun.elapsed());
-    Ok(tally.unexplained == 0 && unmet.is_empty())
+    Ok(tally.unexplained == 0 && unmet.is_empty() && locks)
 }
 
 /// The transcripts by name, but that of the grace period first.
@@ -130,6 +146,8 @@ async fn interrupted(folder: PathBuf) {
 struct Lab {
     knfsd: Knfsd,
     ours: Vec<Server>,
+    listener: Listener,
+    in_grace: bool,
     _folder: tempfile::TempDir,
 }
 
@@ -161,42 +179,65 @@ impl Lab {
         Ok(Lab {
             knfsd,
             ours,
+            listener: Listener::start(net::SERVER.into())?,
+            in_grace: true,
             _folder: folder,
         })
     }
 
     /// For each transcript: the answers of Linux, then of ours on each store.
     fn play(
-        self,
+        &mut self,
         transcripts: &[Transcript],
         runtime: &tokio::runtime::Runtime,
     ) -> Any<Vec<Vec<Vec<String>>>> {
         let from: IpAddr = net::SERVER.into();
-        let mut listener = Listener::start(from)?;
-        let mut servers = vec![self.knfsd.address()];
-        servers.extend(STORES.map(|(_, address)| IpAddr::from(address)));
         let mut all = Vec::new();
-        let mut in_grace = true;
         for transcript in transcripts {
-            if transcript.name != IN_GRACE && std::mem::take(&mut in_grace) {
-                runtime.block_on(self.end_grace())?;
-                for server in &servers {
-                    play::await_end_of_grace(*server, &mut listener, from, runtime.handle())?;
-                }
+            if transcript.name != IN_GRACE {
+                self.end_grace(runtime)?;
             }
             println!("{}: {} cases", transcript.name, transcript.cases.len());
-            let play = |server| play::play(transcript, server, &mut listener, from, runtime.handle());
-            all.push(servers.iter().copied().map(play).collect::<Result<_, _>>()?);
+            let servers = self.servers();
+            let play = |server| play::play(transcript, server, &mut self.listener, from, runtime.handle());
+            all.push(servers.into_iter().map(play).collect::<Result<_, _>>()?);
         }
-        runtime.block_on(self.stop())?;
         Ok(all)
     }
 
-    async fn end_grace(&self) -> Any<()> {
+    /// The transcripts of locks, with Linux alone.
+    fn play_locks(
+        &mut self,
+        series: &str,
+        runtime: &tokio::runtime::Runtime,
+        wanted: &[&String],
+    ) -> Any<bool> {
+        self.end_grace(runtime)?;
+        let all = wanted.iter().all(|w| !w.starts_with("locks/"));
+        locks::compare(&self.knfsd, series, runtime, |name| {
+            all || wanted.iter().any(|w| **w == format!("{LOCKS}/{name}"))
+        })
+    }
+
+    fn servers(&self) -> Vec<IpAddr> {
+        let ours = STORES.map(|(_, address)| IpAddr::from(address));
+        std::iter::once(self.knfsd.address()).chain(ours).collect()
+    }
+
+    /// Ends the grace periods, if they have not ended.
+    fn end_grace(&mut self, runtime: &tokio::runtime::Runtime) -> Any<()> {
+        if !std::mem::take(&mut self.in_grace) {
+            return Ok(());
+        }
         for server in &self.ours {
             server.node().clock.advance(GRACE);
         }
-        Ok(self.knfsd.end_grace().await?)
+        runtime.block_on(self.knfsd.end_grace())?;
+        for server in self.servers() {
+            let from = net::SERVER.into();
+            play::await_end_of_grace(server, &mut self.listener, from, runtime.handle())?;
+        }
+        Ok(())
     }
 
     async fn stop(self) -> Any<()> {
