@@ -387,7 +387,7 @@ impl<'a> OneTranscript<'a> {
         Ok(())
     }
 
-    /// An exclusive lock is in nobody's way but the others'. Of shared ones the owner cannot be found out: Linux 6.1
+    /// An exclusive lock is in nobody's way but the others'. Of shared ones the owner cannot be found out: Linux
     /// tests for a shared lock, whatever it is asked.
     async fn is_its_own(&mut self, lock: &Lock) -> Result<(), String> {
         let test = Call {
