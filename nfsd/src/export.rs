@@ -11,6 +11,15 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+/// What NLM must know of a file before it locks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lockable {
+    /// Whether the file is there and can be locked.
+    pub file: Result<()>,
+    /// Whether whoever asks may; yes, where the file cannot be.
+    pub permitted: bool,
+}
+
 /// Which callers become the anonymous user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Squash {
@@ -321,30 +330,32 @@ impl Exports {
             .max_by_key(|(export, _)| export.name.len())
     }
 
-    /// Whether NLM may lock this file: it exists, is a regular file, and its export can be written to.
-    pub fn check_lockable(&self, fh: &[u8]) -> Result<()> {
-        let target = self.resolve(fh)?;
+    /// What NLM must know of a file before it locks it. As on Linux knfsd, whoever asks must be able to read the file,
+    /// or own it, whatever the kind of the lock.
+    pub fn lockable(&self, caller: &Caller<'_>, fh: &[u8]) -> Lockable {
+        let refused = |error| Lockable {
+            file: Err(error),
+            permitted: true,
+        };
+        let target = match self.resolve(fh) {
+            Ok(target) => target,
+            Err(error) => return refused(error),
+        };
         let cx = Cx::local(Caller::ROOT, Nfstime3::default());
-        match target.store().getattr(&cx, &target.file)?.ftype {
-            Ftype3::NF3REG if target.export.options.read_only => Err(Nfsstat3::NFS3ERR_ROFS),
-            Ftype3::NF3REG => Ok(()),
-            Ftype3::NF3DIR => Err(Nfsstat3::NFS3ERR_ISDIR),
-            _ => Err(Nfsstat3::NFS3ERR_INVAL),
-        }
-    }
-
-    /// Whether whoever asks may have NLM lock this file: as on Linux knfsd they must be able to read it, or own
-    /// it, whatever the kind of the lock. Says yes to what [`check_lockable`](Self::check_lockable) refuses.
-    pub fn may_lock(&self, cx: &Cx<'_>, fh: &[u8]) -> bool {
-        let Ok(target) = self.resolve(fh) else { return true };
-        let squashed = target.export.squash(&cx.caller);
+        let attr = match target.store().getattr(&cx, &target.file) {
+            Ok(attr) => attr,
+            Err(error) => return refused(error),
+        };
+        let squashed = target.export.squash(caller);
         let caller = squashed.caller();
-        if caller.is_root() {
-            return true;
-        }
-        match target.store().getattr(cx, &target.file) {
-            Ok(attr) => perm::may_read(&caller, &attr).is_ok(),
-            Err(_) => true,
+        Lockable {
+            file: match attr.ftype {
+                Ftype3::NF3REG if target.export.options.read_only => Err(Nfsstat3::NFS3ERR_ROFS),
+                Ftype3::NF3REG => Ok(()),
+                Ftype3::NF3DIR => Err(Nfsstat3::NFS3ERR_ISDIR),
+                _ => Err(Nfsstat3::NFS3ERR_INVAL),
+            },
+            permitted: caller.is_root() || perm::may_read(&caller, &attr).is_ok(),
         }
     }
 

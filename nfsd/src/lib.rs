@@ -42,7 +42,7 @@ pub mod vfs;
 
 pub use cx::{CallError, Caller, Cx, TCP_PAYLOAD, UDP_PAYLOAD};
 pub use dirfs::{DirError, DirFs};
-pub use export::{Export, ExportError, ExportOptions, Exports, Network, Squash};
+pub use export::{Export, ExportError, ExportOptions, Exports, Lockable, Network, Squash};
 pub use memfs::{MemConfig, MemFs};
 pub use mount::Mount;
 pub use nfs3::Nfs3;

@@ -126,7 +126,7 @@ fn handles_lead_to_files_paths_and_locks() {
     assert_eq!(exports.root_handle("/lab"), Some(seal(0, &fs.root())));
     assert_eq!(exports.root_handle("/none"), None);
 
-    let lockable = |handle: Handle| exports.check_lockable(handle.as_bytes()).err();
+    let lockable = |handle: Handle| exports.lockable(&Caller::ROOT, handle.as_bytes()).file.err();
     assert_eq!(lockable(handle), None);
     assert_eq!(lockable(seal(1, &lock)), Some(Nfsstat3::NFS3ERR_ROFS));
     assert_eq!(lockable(seal(0, &dir)), Some(Nfsstat3::NFS3ERR_ISDIR));
@@ -134,7 +134,10 @@ fn handles_lead_to_files_paths_and_locks() {
         lockable(seal(0, &fs.at("link").unwrap())),
         Some(Nfsstat3::NFS3ERR_INVAL)
     );
-    assert_eq!(exports.check_lockable(b"junk"), Err(Nfsstat3::NFS3ERR_BADHANDLE));
+    assert_eq!(
+        exports.lockable(&Caller::ROOT, b"junk").file,
+        Err(Nfsstat3::NFS3ERR_BADHANDLE)
+    );
     let cx = Cx::local(Caller::ROOT, now);
     let mode = |mode| {
         let mode = Sattr3 {
@@ -149,7 +152,7 @@ fn handles_lead_to_files_paths_and_locks() {
             uid,
             ..Caller::ANONYMOUS
         };
-        exports.may_lock(&cx.with_caller(caller), handle.as_bytes())
+        exports.lockable(&caller, handle.as_bytes()).permitted
     };
     mode(0o600);
     assert_eq!([0, 10, 11].map(may_lock), [true, true, false]);

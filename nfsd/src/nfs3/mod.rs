@@ -108,11 +108,6 @@ impl Nfs3 {
         self.write_verf.store(u64::from_be_bytes(verf), Relaxed);
     }
 
-    /// Whether NLM may lock this file. See [`Exports::check_lockable`].
-    pub fn check_lockable(&self, fh: &[u8]) -> Result<()> {
-        self.exports.check_lockable(fh)
-    }
-
     /// A path for people to read. See [`Exports::path_of`].
     pub fn path_of(&self, fh: &[u8]) -> Option<String> {
         self.exports.path_of(fh)

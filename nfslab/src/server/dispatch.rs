@@ -327,18 +327,10 @@ fn check_program(service: Service, header: &CallHeader<'_>) -> Result<(), Refusa
 }
 
 /// Who asks, when, and from where.
-pub(super) fn cx<'a>(call: &'a Incoming<'_>) -> Cx<'a> {
+fn cx<'a>(call: &'a Incoming<'_>) -> Cx<'a> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let caller = match &call.credential {
-        Credential::None => Caller::ANONYMOUS,
-        Credential::Sys(sys) => Caller {
-            uid: sys.uid,
-            gid: sys.gid,
-            groups: sys.gids(),
-        },
-    };
     Cx {
-        caller,
+        caller: caller(call),
         now: Nfstime3 {
             seconds: now.as_secs() as u32,
             nseconds: now.subsec_nanos(),
@@ -347,6 +339,18 @@ pub(super) fn cx<'a>(call: &'a Incoming<'_>) -> Cx<'a> {
         max_payload: match call.origin.transport {
             Transport::Tcp => nfsd::TCP_PAYLOAD,
             Transport::Udp => nfsd::UDP_PAYLOAD,
+        },
+    }
+}
+
+/// Who asks, by their own account.
+pub(super) fn caller<'a>(call: &'a Incoming<'_>) -> Caller<'a> {
+    match &call.credential {
+        Credential::None => Caller::ANONYMOUS,
+        Credential::Sys(sys) => Caller {
+            uid: sys.uid,
+            gid: sys.gid,
+            groups: sys.gids(),
         },
     }
 }

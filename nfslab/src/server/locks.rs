@@ -120,8 +120,15 @@ impl Locks {
             return Err(Refusal(RpcError::SystemErr));
         }
         let from = host_key(origin, call.header.version);
-        let cx = dispatch::cx(call);
-        let permitted = request.fh().is_none_or(|fh| node.exports.may_lock(&cx, fh));
+        // The file is looked at before the table is locked.
+        let asked = request
+            .fh()
+            .map(|fh| (fh, node.exports.lockable(&dispatch::caller(call), fh)));
+        let permitted = asked.is_none_or(|(_, lockable)| lockable.permitted);
+        let known = |fh: &[u8], kind| match asked {
+            Some((its, lockable)) if its == fh => file_check(lockable.file),
+            _ => files(node)(fh, kind),
+        };
         let mut state = self.state.lock();
         state.last_call += 1;
         let id = CallId(state.last_call);
@@ -132,7 +139,7 @@ impl Locks {
             request,
             permitted,
         };
-        let reply = service.call(node.clock.now(), call_in, &files(node), fx);
+        let reply = service.call(node.clock.now(), call_in, &known, fx);
         let answer = match reply {
             Some(reply) => Answer::Now(self.answer(node, &from, way, cookie, &reply, out)),
             None => {
@@ -523,7 +530,11 @@ fn from_our_monitor(peer: SocketAddr) -> bool {
 
 /// Asks the file service whether a file can be locked.
 fn files(node: &Node) -> impl Fn(&[u8], nlm::range::Kind) -> FileCheck + '_ {
-    |fh, _kind| match node.exports.check_lockable(fh) {
+    |fh, _kind| file_check(node.exports.lockable(&nfsd::Caller::ROOT, fh).file)
+}
+
+fn file_check(file: nfsd::vfs::Result<()>) -> FileCheck {
+    match file {
         Ok(()) => FileCheck::Ok,
         Err(Nfsstat3::NFS3ERR_STALE) => FileCheck::Refuse(Nlm4Stat::NLM4_STALE_FH),
         Err(Nfsstat3::NFS3ERR_ROFS) => FileCheck::Refuse(Nlm4Stat::NLM4_ROFS),
