@@ -22,19 +22,41 @@ pub struct Answer {
     pub reply: Vec<u8>,
 }
 
+/// A procedure's reply, ready to be sent.
+struct Prepared {
+    procedure: u32,
+    copies: Vec<Vec<u8>>,
+}
+
+impl Prepared {
+    fn copy(&self, n: usize) -> &[u8] {
+        self.copies.get(n % self.copies.len()).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// Where the procedure stands in a call.
 const PROCEDURE_AT: usize = 20;
 /// A reply shorter than this is copied into the buffer; a longer one goes out from where it lies.
 const COPIED: usize = 4096;
 /// Most pieces in one system call.
 const PIECES: usize = 64;
+/// A long reply has so many copies, one after the other: a server that sends another part of a file each time does not
+/// find it in the processor's cache either.
+const COPIES: usize = 16;
 /// What is asked for in one read.
 const CHUNK: usize = 256 << 10;
 
 /// Serves until it is killed. Says its port on standard output.
 pub async fn serve(answers: &Path) -> Result<()> {
     let answers: Vec<Answer> = serde_json::from_slice(&std::fs::read(answers)?)?;
-    let answers = Arc::new(answers);
+    let prepare = |answer: Answer| {
+        let copies = if answer.reply.len() <= COPIED { 1 } else { COPIES };
+        Prepared {
+            procedure: answer.procedure,
+            copies: vec![answer.reply; copies],
+        }
+    };
+    let answers: Arc<Vec<Prepared>> = Arc::new(answers.into_iter().map(prepare).collect());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?.port());
     loop {
@@ -48,17 +70,19 @@ pub async fn serve(answers: &Path) -> Result<()> {
 #[derive(Default)]
 struct Out {
     bytes: Vec<u8>,
-    /// Position in `bytes`, and which answer follows there.
-    long: Vec<(usize, usize)>,
+    /// Position in `bytes`, and which answer follows there, in which copy.
+    long: Vec<(usize, usize, usize)>,
+    /// How many long ones there have been.
+    sent: usize,
 }
 
 impl Out {
-    async fn send(&mut self, stream: &mut TcpStream, answers: &[Answer]) -> Result<()> {
+    async fn send(&mut self, stream: &mut TcpStream, answers: &[Prepared]) -> Result<()> {
         let mut pieces = Vec::with_capacity(2 * self.long.len() + 1);
         let mut from = 0;
-        for (at, which) in &self.long {
+        for (at, which, copy) in &self.long {
             pieces.push(self.bytes.get(from..*at).unwrap_or_default());
-            pieces.push(answers.get(*which).map_or(&[][..], |answer| &answer.reply));
+            pieces.push(answers.get(*which).map_or(&[][..], |answer| answer.copy(*copy)));
             from = *at;
         }
         pieces.push(self.bytes.get(from..).unwrap_or_default());
@@ -77,7 +101,7 @@ impl Out {
     }
 }
 
-async fn converse(mut stream: TcpStream, answers: Arc<Vec<Answer>>) -> Result<()> {
+async fn converse(mut stream: TcpStream, answers: Arc<Vec<Prepared>>) -> Result<()> {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     let mut out = Out::default();
     loop {
@@ -98,14 +122,15 @@ async fn converse(mut stream: TcpStream, answers: Arc<Vec<Answer>>) -> Result<()
                 .iter()
                 .position(|a| a.procedure == procedure)
                 .context("an unknown procedure")?;
-            let reply = answers.get(which).map_or(&[][..], |answer| &answer.reply);
+            let reply = answers.get(which).map_or(&[][..], |answer| answer.copy(out.sent));
             out.bytes
                 .extend_from_slice(&(0x8000_0000 | (4 + reply.len()) as u32).to_be_bytes());
             out.bytes.extend_from_slice(call.get(..4).unwrap_or_default());
             if reply.len() <= COPIED {
                 out.bytes.extend_from_slice(reply);
             } else {
-                out.long.push((out.bytes.len(), which));
+                out.long.push((out.bytes.len(), which, out.sent));
+                out.sent += 1;
             }
             buffer.advance(4 + len);
         }
