@@ -1,123 +1,142 @@
 //! What goes wrong, decided in one place.
 //!
-//! Every message that enters or leaves passes one hook: [`Faults::plan`] looks at the [`Exchange`] and says
-//! what is to be done with it ([`Plan`]); the `nfslab` crate carries the plan out. Handlers see neither.
+//! Every message that enters or leaves passes one hook: [`Faults::decide`] looks at the call ([`Look`]) and says what is
+//! to be done with it ([`Plan`]); the `nfslab` crate carries the plan out. Handlers see neither.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`condition`] | the state of a whole service |
+//! | [`rule`], [`action`], [`names`], [`pattern`] | what a rule may say: which calls, when, what is done, until when |
+//! | [`active`] | the rules in force: who acts on a call, and what they remember |
+//! | [`journal`] | every decision on paper, and the way back |
+//! | [`history`], [`verify`] | which calls there were; whether they are what was expected, and why not |
 //!
 //! **Invariant**: nothing here knows a socket, a clock or a random number.
-//!
-//! What there is so far are the conditions of whole services ([`condition`]). A new fault is a variant of
-//! [`Plan`], a line where plans are carried out (`nfslab/src/server/dispatch.rs`), and its documentation.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
+pub mod action;
+pub mod active;
 pub mod condition;
+pub mod exchange;
+pub mod history;
+mod index;
+pub mod journal;
+pub mod names;
+pub mod pattern;
+pub mod rule;
+pub mod verify;
 
+pub use action::{Action, Point};
+pub use active::{Active, Decision, Plan};
 pub use condition::{Condition, Conditions, Service};
+pub use exchange::{Direction, Exchange, Facts, LockFacts, Look, Table, Transport};
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// Which way a call goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// A client calls us.
-    Call,
-    /// We call a client: GRANTED, SM_NOTIFY, or the question to its port mapper before them.
-    Callback,
-}
-
-/// A call, as far as a decision may depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exchange {
-    /// Which way.
-    pub direction: Direction,
-    /// Which of our services is concerned.
-    pub service: Service,
-    /// The other side.
-    pub peer: SocketAddr,
-    /// Program number.
-    pub program: u32,
-    /// Its version.
-    pub version: u32,
-    /// Its procedure.
-    pub procedure: u32,
-    /// The call's number at the other side.
-    pub xid: u32,
-}
-
-/// What is done with one exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plan {
-    /// Nothing unusual.
-    Proceed,
-    /// Execute it now, answer it this much later.
-    Delay(Duration),
-    /// Never execute it, never answer it.
-    Drop,
-}
 
 /// Every fault that is in force.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     /// The state of each service.
     pub conditions: Conditions,
+    /// The rules.
+    pub rules: Arc<Active>,
 }
 
 impl Faults {
-    /// Decides what happens to `exchange`.
+    /// Decides what happens to a call: what the first rule says that chooses it, else what the service's condition says.
+    /// None: nothing unusual, and nothing for the journal.
+    pub fn decide(&self, now: Duration, call: &dyn Look, table: impl FnOnce() -> Table) -> Option<Decision> {
+        let mut decision = self.rules.decide(now, call, table);
+        let plan = decision.as_ref().and_then(|decision| decision.plan.as_ref());
+        if plan.is_none()
+            && let Some(plan) = self.condition_of(&call.exchange())
+        {
+            decision.get_or_insert_default().plan = Some(plan);
+        }
+        decision
+    }
+
+    /// What the condition of its service does to a call.
     ///
     /// The lock service is left alone here: being slow or hung is a state of its worker, which the pure
     /// `nlm` crate models, because a slow call must hold up the calls behind it.
-    pub fn plan(&self, exchange: &Exchange) -> Plan {
+    fn condition_of(&self, exchange: &Exchange) -> Option<Plan> {
         if exchange.direction == Direction::Callback || exchange.service == Service::Lockd {
-            return Plan::Proceed;
+            return None;
         }
-        match self.conditions.get(exchange.service) {
-            Condition::Ok | Condition::Absent => Plan::Proceed,
-            Condition::Slow(by) => Plan::Delay(by),
-            Condition::Hung => Plan::Drop,
-        }
+        let (action, at) = match self.conditions.get(exchange.service) {
+            Condition::Ok | Condition::Absent => return None,
+            Condition::Slow(by) => (Action::Delay(by), Point::BeforeReply),
+            Condition::Hung => (Action::Drop, Point::Received),
+        };
+        Some(Plan {
+            action,
+            at,
+            rule: None,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
 
-    fn call(service: Service, program: u32) -> Exchange {
+    fn call(service: Service, program: u32) -> Facts {
         let peer = SocketAddr::from(([10, 77, 0, 2], 700));
-        Exchange {
-            direction: Direction::Call,
-            service,
-            peer,
-            program,
-            version: 3,
-            procedure: 1,
-            xid: 1,
+        Facts {
+            exchange: Exchange {
+                direction: Direction::Call,
+                service,
+                peer,
+                transport: Transport::Tcp,
+                program,
+                version: 3,
+                procedure: 1,
+                xid: 1,
+                uid: None,
+            },
+            client: "web1".to_owned(),
+            caller: None,
+            lock: None,
+            handle: None,
+            path: None,
+            bytes: None,
         }
+    }
+
+    fn plan(faults: &Faults, service: Service, program: u32) -> Option<Action> {
+        let decision = faults.decide(Duration::ZERO, &call(service, program), Table::default)?;
+        Some(decision.plan?.action)
     }
 
     #[test]
     fn a_condition_concerns_its_own_service_only() {
         let mut faults = Faults::default();
-        faults
-            .conditions
-            .set(Service::Nfs, Condition::Slow(Duration::from_secs(2)));
-        assert_eq!(
-            faults.plan(&call(Service::Nfs, 100_003)),
-            Plan::Delay(Duration::from_secs(2))
-        );
-        assert_eq!(faults.plan(&call(Service::Mount, 100_005)), Plan::Proceed);
+        let slow = Duration::from_secs(2);
+        faults.conditions.set(Service::Nfs, Condition::Slow(slow));
+        assert_eq!(plan(&faults, Service::Nfs, 100_003), Some(Action::Delay(slow)));
+        assert_eq!(plan(&faults, Service::Mount, 100_005), None);
         faults.conditions.set(Service::Nfs, Condition::Hung);
-        assert_eq!(faults.plan(&call(Service::Nfs, 100_003)), Plan::Drop);
+        assert_eq!(plan(&faults, Service::Nfs, 100_003), Some(Action::Drop));
     }
 
     #[test]
     fn a_slow_lock_service_is_not_a_delayed_reply() {
         let mut faults = Faults::default();
-        faults
-            .conditions
-            .set(Service::Lockd, Condition::Slow(Duration::from_secs(2)));
-        assert_eq!(faults.plan(&call(Service::Lockd, 100_021)), Plan::Proceed);
+        let slow = Condition::Slow(Duration::from_secs(2));
+        faults.conditions.set(Service::Lockd, slow);
+        assert_eq!(plan(&faults, Service::Lockd, 100_021), None);
+    }
+
+    #[test]
+    fn a_rule_comes_before_a_condition() {
+        let mut faults = Faults::default();
+        faults.conditions.set(Service::Nfs, Condition::Hung);
+        let rule = "nfs.getattr -> pass".parse().unwrap();
+        faults.rules = Arc::new(Active::new(vec![rule], 1, Duration::ZERO, None));
+        assert_eq!(plan(&faults, Service::Nfs, 100_003), Some(Action::Pass));
     }
 }
