@@ -284,6 +284,19 @@ struct Rate {
     second: AtomicU64,
     logged: AtomicU32,
     unlogged: AtomicU64,
+    /// Those that an event has told of.
+    told: AtomicU64,
+}
+
+/// How much was logged since the start, and how much was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    /// Events.
+    pub logged: u64,
+    /// Those of them that are no longer kept ([`KEPT`]).
+    pub dropped: u64,
+    /// Calls beyond [`CALLS_A_SECOND`].
+    pub unlogged: u64,
 }
 
 impl EventLog {
@@ -293,6 +306,7 @@ impl EventLog {
             second,
             logged,
             unlogged,
+            ..
         } = &self.calls;
         let now = at.as_secs();
         if second.load(Relaxed) != now && second.swap(now, Relaxed) != now {
@@ -310,7 +324,18 @@ impl EventLog {
     fn tell_unlogged(&self, at: Duration) {
         let calls = self.calls.unlogged.swap(0, Relaxed);
         if calls > 0 {
+            self.calls.told.fetch_add(calls, Relaxed);
             self.add(at, What::Unlogged { calls });
+        }
+    }
+
+    /// How much was logged.
+    pub fn figures(&self) -> Figures {
+        let kept = self.kept.lock();
+        Figures {
+            logged: kept.last,
+            dropped: kept.last - kept.events.len() as u64,
+            unlogged: self.calls.told.load(Relaxed) + self.calls.unlogged.load(Relaxed),
         }
     }
 
@@ -354,7 +379,9 @@ mod tests {
         let flood = |at| (0..5000).filter(|_| log.has_room_for_call(at)).count();
         assert_eq!(flood(Duration::from_millis(10)), CALLS_A_SECOND as usize);
         assert_eq!(flood(Duration::from_millis(990)), 0);
+        assert_eq!(log.figures().unlogged, 8000);
         assert!(log.has_room_for_call(Duration::from_millis(1001)));
+        assert_eq!(log.figures().unlogged, 8000, "told, and not forgotten");
         let (past, _) = log.since(0);
         assert_eq!(past[0].kind(), "unlogged");
         assert!(

@@ -11,6 +11,7 @@
 //! | `GET /v1/clock`, `POST /v1/clock` | the server's clock: `{"advance": "60s"}` |
 //! | `POST /v1/reset` | every service well, no locks, nobody monitored |
 //! | `GET /healthz`, `GET /version` | |
+//! | `GET /metrics` | figures for Prometheus |
 //! | `GET /openapi.json` | all of this as an OpenAPI document, made from the code |
 //!
 //! A route enters [`router`] through `routes!` only, which takes its documentation along: the comment over the
@@ -30,6 +31,7 @@ use api::{
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response, sse};
 use axum::{Json, Router};
@@ -116,6 +118,7 @@ fn documented() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(reset))
         .routes(routes!(healthz))
         .routes(routes!(version))
+        .routes(routes!(metrics))
         .routes(routes!(openapi))
 }
 
@@ -333,6 +336,14 @@ async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/version", responses((status = OK, body = VersionView)))]
 async fn version() -> Json<VersionView> {
     Json(VersionView::default())
+}
+
+/// Figures for Prometheus, as OpenMetrics text: calls and replies by procedure, locks, peers, connections, events.
+#[utoipa::path(get, path = "/metrics", responses((status = OK, body = String, content_type = crate::metrics::CONTENT_TYPE)))]
+async fn metrics(State(node): State<Arc<Node>>) -> Result<Response, Failure> {
+    let text = crate::metrics::text(&node)
+        .map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response())
 }
 
 /// This document.
