@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 use tokio::sync::broadcast;
+use utoipa::ToSchema;
 
 /// How many events are kept for those who ask later.
 pub const KEPT: usize = 65_536;
@@ -35,18 +36,25 @@ pub struct Event {
     pub what: What,
 }
 
+/// An event as JSON.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
+pub(crate) struct EventView<'a> {
+    /// Its number, counted from 1 without gaps.
+    n: u64,
+    /// When, in milliseconds since the server started, on the server's clock.
+    at_ms: f64,
+    #[serde(flatten)]
+    what: &'a What,
+    /// The stable name of its kind.
+    kind: String,
+    /// The event in words.
+    sentence: String,
+}
+
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct View<'a> {
-            n: u64,
-            at_ms: f64,
-            #[serde(flatten)]
-            what: &'a What,
-            kind: String,
-            sentence: String,
-        }
-        let view = View {
+        let view = EventView {
             n: self.n,
             at_ms: self.at_ms,
             what: &self.what,
@@ -58,7 +66,7 @@ impl Serialize for Event {
 }
 
 /// What happened.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum What {
     /// The server accepts calls.
@@ -78,6 +86,7 @@ pub enum What {
     /// A call arrived.
     Call {
         /// From where.
+        #[schema(value_type = String)]
         peer: IpAddr,
         /// For which service.
         service: &'static str,
@@ -93,6 +102,7 @@ pub enum What {
     /// A call was answered.
     Reply {
         /// To where.
+        #[schema(value_type = String)]
         peer: IpAddr,
         /// By which service.
         service: &'static str,
@@ -114,6 +124,7 @@ pub enum What {
         /// A stable name for the kind of step.
         step: &'static str,
         /// The client it concerns.
+        #[schema(value_type = Option<String>)]
         peer: Option<IpAddr>,
         /// The step in words.
         text: String,
@@ -121,6 +132,7 @@ pub enum What {
     /// A call of ours to a client's lock manager.
     Callback {
         /// To where.
+        #[schema(value_type = String)]
         peer: IpAddr,
         /// The RFC's name of the procedure.
         procedure: &'static str,
@@ -272,6 +284,19 @@ struct Rate {
     second: AtomicU64,
     logged: AtomicU32,
     unlogged: AtomicU64,
+    /// Those that an event has told of.
+    told: AtomicU64,
+}
+
+/// How much was logged since the start, and how much was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    /// Events.
+    pub logged: u64,
+    /// Those of them that are no longer kept ([`KEPT`]).
+    pub dropped: u64,
+    /// Calls beyond [`CALLS_A_SECOND`].
+    pub unlogged: u64,
 }
 
 impl EventLog {
@@ -281,6 +306,7 @@ impl EventLog {
             second,
             logged,
             unlogged,
+            ..
         } = &self.calls;
         let now = at.as_secs();
         if second.load(Relaxed) != now && second.swap(now, Relaxed) != now {
@@ -298,7 +324,18 @@ impl EventLog {
     fn tell_unlogged(&self, at: Duration) {
         let calls = self.calls.unlogged.swap(0, Relaxed);
         if calls > 0 {
+            self.calls.told.fetch_add(calls, Relaxed);
             self.add(at, What::Unlogged { calls });
+        }
+    }
+
+    /// How much was logged.
+    pub fn figures(&self) -> Figures {
+        let kept = self.kept.lock();
+        Figures {
+            logged: kept.last,
+            dropped: kept.last - kept.events.len() as u64,
+            unlogged: self.calls.told.load(Relaxed) + self.calls.unlogged.load(Relaxed),
         }
     }
 
@@ -342,7 +379,9 @@ mod tests {
         let flood = |at| (0..5000).filter(|_| log.has_room_for_call(at)).count();
         assert_eq!(flood(Duration::from_millis(10)), CALLS_A_SECOND as usize);
         assert_eq!(flood(Duration::from_millis(990)), 0);
+        assert_eq!(log.figures().unlogged, 8000);
         assert!(log.has_room_for_call(Duration::from_millis(1001)));
+        assert_eq!(log.figures().unlogged, 8000, "told, and not forgotten");
         let (past, _) = log.since(0);
         assert_eq!(past[0].kind(), "unlogged");
         assert!(

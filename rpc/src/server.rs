@@ -105,6 +105,28 @@ pub enum Flow {
 pub trait Service: Send + Sync + 'static {
     /// Handles one message. A reply that is ready goes into `out`; anything else is up to the service.
     fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow;
+
+    /// A TCP connection was accepted.
+    fn connected(&self) {}
+
+    /// It is no more.
+    fn disconnected(&self) {}
+}
+
+/// A connection that its service knows of until this is dropped, however its task ends.
+struct Connected(Arc<dyn Service>);
+
+impl Connected {
+    fn new(service: Arc<dyn Service>) -> Self {
+        service.connected();
+        Connected(service)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.disconnected();
+    }
 }
 
 /// What a listener puts up with.
@@ -163,6 +185,7 @@ async fn connection(
 ) {
     let Ok(local) = stream.local_addr() else { return };
     let _ = stream.set_nodelay(true);
+    let _connected = Connected::new(service.clone());
     let (back, commands) = mpsc::unbounded_channel();
     let origin = Arc::new(Origin {
         peer,

@@ -94,7 +94,8 @@ The control API on a running server (curl http://127.0.0.1:9049/v1/…):
   GET /v1/peers      DELETE /v1/peers[/NAME]
   GET /v1/locks      GET /v1/events[?after=N&follow=true]
   GET /v1/clock      POST /v1/clock {\"advance\": \"60s\"}
-  POST /v1/reset     GET /healthz   GET /version";
+  POST /v1/reset     GET /healthz   GET /version
+  GET /metrics       GET /openapi.json  (all of it, described)";
 
 impl Serve {
     pub fn main(self) -> Done {

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use utoipa::{IntoParams, ToSchema};
 
 /// A service and how it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceView {
     /// portmap, mount, nfs, lockd or statd.
     pub service: String,
@@ -15,7 +16,7 @@ pub struct ServiceView {
 }
 
 /// Sets how a service is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetService {
     /// ok, absent, hung or slow with a duration.
@@ -23,9 +24,10 @@ pub struct SetService {
 }
 
 /// A client host, as the lock service knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerView {
     /// Its address.
+    #[schema(value_type = String)]
     pub address: IpAddr,
     /// The name it gave.
     pub name: String,
@@ -43,20 +45,21 @@ pub struct PeerView {
 }
 
 /// How many peers were forgotten.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ForgetView {
     /// That many.
     pub forgotten: usize,
 }
 
 /// A lock that is held.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LockView {
     /// The file's path in its export, as far as it is known.
     pub path: String,
     /// The file's handle, in hexadecimal.
     pub handle: String,
     /// The client.
+    #[schema(value_type = String)]
     pub peer: IpAddr,
     /// The name it gave.
     pub name: String,
@@ -75,7 +78,7 @@ pub struct LockView {
 }
 
 /// A request that waits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WaiterView {
     /// What is asked for; `since_ms` is when.
     #[serde(flatten)]
@@ -87,13 +90,14 @@ pub struct WaiterView {
 }
 
 /// A share reservation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ShareView {
     /// The file's path.
     pub path: String,
     /// Its handle, in hexadecimal.
     pub handle: String,
     /// The client.
+    #[schema(value_type = String)]
     pub peer: IpAddr,
     /// The name it gave.
     pub name: String,
@@ -108,7 +112,7 @@ pub struct ShareView {
 }
 
 /// A page of the lock table.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LockPage {
     /// How many are held in all.
     pub total: usize,
@@ -124,8 +128,9 @@ pub struct LockPage {
 }
 
 /// Which locks to give away: the query of `DELETE /v1/locks`. Each part narrows the choice.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct BreakLocks {
     /// Every lock; must be said if nothing else is, and only then.
     #[serde(default)]
@@ -142,16 +147,17 @@ pub struct BreakLocks {
 }
 
 /// How many locks were given away.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct BreakView {
     /// That many.
     pub broken: usize,
 }
 
 /// An owner that is waited for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BlockerView {
     /// The client.
+    #[schema(value_type = String)]
     pub peer: IpAddr,
     /// The name it gave.
     pub name: String,
@@ -168,7 +174,7 @@ pub struct BlockerView {
 }
 
 /// That one owner waits for another.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WaitView {
     /// What is wanted, and by whom; `since_ms` is when.
     #[serde(flatten)]
@@ -180,7 +186,7 @@ pub struct WaitView {
 }
 
 /// Who waits for whom.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GraphView {
     /// How many requests wait.
     pub waiting: usize,
@@ -195,14 +201,14 @@ pub struct GraphView {
 }
 
 /// The server's clock.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ClockView {
     /// Milliseconds since it started, plus what it was advanced by.
     pub now_ms: f64,
 }
 
 /// Advances the clock.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetClock {
     /// By how much: "60s".
@@ -210,7 +216,7 @@ pub struct SetClock {
 }
 
 /// What answers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct VersionView {
     /// nfslab.
     pub name: String,
@@ -228,7 +234,7 @@ impl Default for VersionView {
 }
 
 /// An error.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// What is wrong, where, and what would be right.
     pub error: String,

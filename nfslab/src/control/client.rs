@@ -174,6 +174,18 @@ impl Control {
         Ok(())
     }
 
+    /// The figures for Prometheus, as OpenMetrics text.
+    pub async fn metrics(&self) -> Result<String> {
+        let request = self.request(Method::GET, "/metrics");
+        let response = request.send().await.with_context(|| self.nobody())?;
+        Ok(response.error_for_status()?.text().await?)
+    }
+
+    /// The API, as an OpenAPI document.
+    pub async fn openapi(&self) -> Result<serde_json::Value> {
+        self.ask(self.request(Method::GET, "/openapi.json")).await
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let host = match &self.endpoint {
             Endpoint::Tcp(address) => address.to_string(),

@@ -7,6 +7,7 @@ use super::portmap::{self, Asker};
 use super::repeated::{Due, Underway};
 use super::{Node, programs};
 use crate::events::{What, ms};
+use crate::metrics::Slot;
 use bytes::Bytes;
 use faults::{Direction, Exchange, Plan, Service};
 use nfsd::{CallError, Caller, Cx};
@@ -166,6 +167,10 @@ impl Door {
             // It was read once before, so this cannot fail.
             if let Some(mut call) = reread(&origin, &message, received) {
                 door.answer(&mut call, plan, &mut out);
+                if !out.is_empty() {
+                    let slot = Slot::of(door.service, &call.header);
+                    door.node.calls.answered_later(slot);
+                }
             }
             if !out.is_empty() {
                 origin.reply(out);
@@ -183,18 +188,20 @@ impl Door {
         self.node
             .capture_reply(call.origin, out, mark, comment.as_deref());
         if let Plan::Delay(by) = plan {
-            self.put_off(call.origin, by, out, mark);
+            self.put_off(call, by, out, mark);
         }
         Some(status)
     }
 
     /// Sends what `out` has got since `mark` later instead of now.
-    fn put_off(&self, origin: &Arc<Origin>, by: Duration, out: &mut Writer, mark: xdr::Mark) {
+    fn put_off(&self, call: &Incoming<'_>, by: Duration, out: &mut Writer, mark: xdr::Mark) {
         let reply = out.split_off(mark);
-        let (origin, clock) = (origin.clone(), self.node.clock.clone());
-        let until = clock.now() + by;
+        let slot = Slot::of(self.service, &call.header);
+        let (origin, node) = (call.origin.clone(), self.node.clone());
+        let until = node.clock.now() + by;
         tokio::spawn(async move {
-            clock.sleep_until(Some(until)).await;
+            node.clock.sleep_until(Some(until)).await;
+            node.calls.answered_later(slot);
             origin.reply(reply);
         });
     }
@@ -252,21 +259,34 @@ impl rpc::server::Service for Door {
         if let Some(log) = &log {
             node.event(log.call(node, &call));
         }
+        let slot = Slot::of(self.service, &call.header);
         if plan == Plan::Drop {
+            node.calls.came(slot, false);
             return Flow::Continue;
         }
         if self.service == Service::Nfs
             && node.nfs.may_block(&call.args)
             && self.hand_over(origin, &message, plan, call.received)
         {
+            node.calls.came(slot, false);
             return Flow::Continue;
         }
-        if let Some(status) = self.answer(&mut call, plan, out)
+        let status = self.answer(&mut call, plan, out);
+        node.calls.came(slot, out.since(mark) > 0);
+        if let Some(status) = status
             && let Some(log) = log
         {
             node.event(log.reply(node, &call, status));
         }
         Flow::Continue
+    }
+
+    fn connected(&self) {
+        self.node.calls.connected(self.service);
+    }
+
+    fn disconnected(&self) {
+        self.node.calls.disconnected(self.service);
     }
 }
 

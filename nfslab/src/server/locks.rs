@@ -13,6 +13,7 @@ use super::repeated::Underway;
 use super::{Node, Service};
 use crate::control::api;
 use crate::events::{What, ms};
+use crate::metrics::Slot;
 use faults::{Condition, Direction, Exchange, Plan};
 use nlm::effect::{Effect, Effects, Event};
 use nlm::hosts::{HostKey, Monitored};
@@ -322,6 +323,12 @@ impl Locks {
         }
     }
 
+    /// How many locks are held, and how many requests wait.
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.service.locks_held(), state.service.waiting())
+    }
+
     /// Who waits for whom.
     pub fn graph(&self, node: &Node, limit: usize) -> api::GraphView {
         let graph = self.state.lock().service.wait_for(limit.clamp(1, PAGE_LIMIT));
@@ -442,6 +449,8 @@ impl Pending {
             copy: self.copy,
             took_ms: ms(node.clock.now() - self.received),
         });
+        let slot = Slot::new(Service::Lockd, self.from.version, self.procedure);
+        node.calls.answered_later(slot);
         self.origin.reply(out);
     }
 }

@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use crate::control::api::{BreakLocks, GraphView, LockPage, PeerView, ServiceView};
 use crate::control::client::Endpoint;
 use crate::events::{EventLog, What};
+use crate::metrics::Calls;
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use callbacks::Callbacks;
@@ -200,6 +201,8 @@ pub struct Node {
     pub clock: Arc<Clock>,
     /// What happened.
     pub events: Arc<EventLog>,
+    /// How many calls came and were answered.
+    pub(crate) calls: Calls,
     me: Weak<Node>,
     faults: ArcSwap<Faults>,
     at_start: Conditions,
@@ -266,6 +269,7 @@ impl Node {
             faults: ArcSwap::from_pointee(Faults {
                 conditions: config.conditions,
             }),
+            calls: Calls::default(),
             at_start: config.conditions,
             registry: Registry::default(),
             ours: config.services().collect(),
@@ -427,6 +431,11 @@ impl Node {
     /// A page of the lock table, beginning behind `after`.
     pub fn locks(&self, after: Option<nlm::table::Cursor>, limit: usize) -> LockPage {
         self.locks.page(self, after, limit)
+    }
+
+    /// How many locks are held, and how many requests wait.
+    pub fn lock_counts(&self) -> (usize, usize) {
+        self.locks.counts()
     }
 
     /// Who waits for whom, with at most `limit` edges.
