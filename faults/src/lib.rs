@@ -12,9 +12,10 @@
 
 pub mod condition;
 
-pub use condition::{Condition, Conditions, Service};
+pub use condition::{Answered, Condition, Conditions, Service};
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Which way a call goes.
@@ -61,6 +62,8 @@ pub enum Plan {
 pub struct Faults {
     /// The state of each service.
     pub conditions: Conditions,
+    /// How many calls each has answered, for those that hang after some.
+    pub answered: Arc<Answered>,
 }
 
 impl Faults {
@@ -73,9 +76,24 @@ impl Faults {
             return Plan::Proceed;
         }
         match self.conditions.get(exchange.service) {
-            Condition::Ok | Condition::Absent => Plan::Proceed,
+            Condition::HungAfter(calls) if !self.answered.one_more(exchange.service, calls) => Plan::Drop,
+            Condition::Ok
+            | Condition::Absent
+            | Condition::Refused
+            | Condition::HungAfter(_)
+            | Condition::Failing
+            | Condition::LyingPort(_) => Plan::Proceed,
             Condition::Slow(by) => Plan::Delay(by),
             Condition::Hung => Plan::Drop,
+        }
+    }
+
+    /// Whether a service other than the lock service takes calls and answers none of them any more.
+    pub fn is_hung(&self, service: Service) -> bool {
+        match self.conditions.get(service) {
+            Condition::Hung => true,
+            Condition::HungAfter(calls) => self.answered.get(service) >= calls,
+            _ => false,
         }
     }
 }
@@ -110,6 +128,18 @@ mod tests {
         assert_eq!(faults.plan(&call(Service::Mount, 100_005)), Plan::Proceed);
         faults.conditions.set(Service::Nfs, Condition::Hung);
         assert_eq!(faults.plan(&call(Service::Nfs, 100_003)), Plan::Drop);
+    }
+
+    #[test]
+    fn a_service_may_answer_some_calls_and_hang_then() {
+        let mut faults = Faults::default();
+        faults.conditions.set(Service::Mount, Condition::HungAfter(2));
+        let plans = [(); 4].map(|()| faults.plan(&call(Service::Mount, 100_005)));
+        assert_eq!(plans, [Plan::Proceed, Plan::Proceed, Plan::Drop, Plan::Drop]);
+        assert!(faults.is_hung(Service::Mount) && !faults.is_hung(Service::Nfs));
+        assert_eq!(faults.plan(&call(Service::Nfs, 100_003)), Plan::Proceed);
+        faults.answered.restart(Service::Mount);
+        assert_eq!(faults.plan(&call(Service::Mount, 100_005)), Plan::Proceed);
     }
 
     #[test]
