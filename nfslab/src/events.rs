@@ -162,16 +162,7 @@ impl Event {
     pub fn sentence(&self) -> String {
         match &self.what {
             What::Serving { address, exports } => format!("serving {} on {address}", exports.join(", ")),
-            What::Service { service, condition } => match (service.as_str(), condition.as_str()) {
-                ("statd", "ok") => "statd (restart monitor) is running".to_owned(),
-                ("statd", "absent") => {
-                    "statd (restart monitor) is NOT running, and lockd cannot work without it".to_owned()
-                }
-                ("statd", "hung") => {
-                    "statd (restart monitor) is stopped: it accepts, and never answers".to_owned()
-                }
-                (service, condition) => format!("{service} is now: {condition}"),
-            },
+            What::Service { service, condition } => told(service, condition),
             What::Call {
                 procedure,
                 about,
@@ -222,6 +213,51 @@ impl Event {
             What::Statd { step, .. } => format!("statd/{step}"),
             What::Unlogged { .. } => "unlogged".to_owned(),
             What::Reset => "reset".to_owned(),
+        }
+    }
+}
+
+/// A service's new condition, for someone who does not know what the service is for.
+fn told(service: &str, condition: &str) -> String {
+    let Ok((name, how)) = faults::condition::parse(service, condition) else {
+        return format!("{service} is now: {condition}");
+    };
+    let does = match name {
+        Service::Portmap => "says on which port which service listens",
+        Service::Mount => "lets clients mount",
+        Service::Nfs => "serves files",
+        Service::Lockd => "serves locks",
+        Service::Statd => "restart monitor",
+    };
+    let consequence = match name {
+        Service::Statd if how != Condition::Ok => ", and lockd cannot work without it",
+        _ => "",
+    };
+    let it = format!("{service} ({does})");
+    match how {
+        Condition::Ok => format!("{it} is running"),
+        Condition::Absent => format!("{it} is NOT running{consequence}"),
+        Condition::Refused => {
+            format!(
+                "{it} has died: the port mapper still names its port, which refuses connections{consequence}"
+            )
+        }
+        Condition::Hung => format!("{it} is stopped: it accepts, and never answers"),
+        Condition::HungAfter(calls) => {
+            let more = if calls == 1 {
+                "one more call".to_owned()
+            } else {
+                format!("{calls} more calls")
+            };
+            format!("{it} answers {more}; then it accepts, and never answers")
+        }
+        Condition::Slow(_) => format!("{service} is now: {condition}; it answers everything so much later"),
+        Condition::Failing => format!("{it} answers that it cannot watch anyone{consequence}"),
+        Condition::LyingPort(0) => {
+            format!("{it} is running, but the port mapper says that it is nowhere (port 0)")
+        }
+        Condition::LyingPort(port) => {
+            format!("{it} is running, but the port mapper names a wrong port for it, {port}")
         }
     }
 }
@@ -350,6 +386,34 @@ mod tests {
             "{}",
             past[0].sentence()
         );
+    }
+
+    #[test]
+    fn every_condition_has_a_sentence_of_its_own() {
+        let mut sentences = std::collections::BTreeSet::new();
+        let conditions = [
+            "ok",
+            "absent",
+            "refused",
+            "hung",
+            "hung after 1",
+            "hung after 2",
+            "slow 5s",
+        ];
+        for text in conditions
+            .iter()
+            .chain(&["failing", "lying port 0", "lying port 7"])
+        {
+            let event = Event {
+                n: 1,
+                at_ms: 0.0,
+                what: What::condition(Service::Statd, text.parse().unwrap()),
+            };
+            assert_eq!(event.kind(), "service");
+            assert!(event.sentence().starts_with("statd"), "{}", event.sentence());
+            sentences.insert(event.sentence());
+        }
+        assert_eq!(sentences.len(), 10, "{sentences:#?}");
     }
 
     #[test]

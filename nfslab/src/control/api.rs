@@ -8,7 +8,7 @@ use std::net::IpAddr;
 pub struct ServiceView {
     /// portmap, mount, nfs, lockd or statd.
     pub service: String,
-    /// ok, absent, hung or slow with a duration.
+    /// ok, absent, refused, hung, hung after N, slow with a duration, failing, or lying port N.
     pub condition: String,
     /// Where it listens (or would, if it is absent).
     pub port: u16,
@@ -18,7 +18,7 @@ pub struct ServiceView {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetService {
-    /// ok, absent, hung or slow with a duration.
+    /// ok, absent, refused, hung, hung after N, slow with a duration, failing, or lying port N.
     pub condition: String,
 }
 

@@ -252,6 +252,10 @@ impl rpc::server::Service for Door {
         if let Some(log) = &log {
             node.event(log.call(node, &call));
         }
+        if self.service == Service::Statd && node.faults.load().is_hung(Service::Statd) {
+            // A statd that hangs after some calls: this may have been the last of them.
+            node.locks.conditions_changed(node, None);
+        }
         if plan == Plan::Drop {
             return Flow::Continue;
         }

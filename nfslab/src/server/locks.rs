@@ -13,7 +13,7 @@ use super::repeated::Underway;
 use super::{Node, Service};
 use crate::control::api;
 use crate::events::{What, ms};
-use faults::{Condition, Direction, Exchange, Plan};
+use faults::{Condition, Direction, Exchange, Faults, Plan};
 use nlm::effect::{Effect, Effects, Event};
 use nlm::hosts::{HostKey, Monitored};
 use nlm::personality::Personality;
@@ -207,24 +207,26 @@ impl Locks {
         }
     }
 
-    /// Tells the service how lockd and statd are.
-    pub fn conditions_changed(&self, node: &Node) {
-        let conditions = node.faults.load().conditions;
-        let lockd = match conditions.get(Service::Lockd) {
-            Condition::Ok | Condition::Absent => Lockd::Ok,
+    /// Tells the service how lockd and statd are; `changed` is the service whose condition was set.
+    pub fn conditions_changed(&self, node: &Node, changed: Option<Service>) {
+        let faults = node.faults.load();
+        let lockd = match faults.conditions.get(Service::Lockd) {
             Condition::Slow(by) => Lockd::Slow(by),
             Condition::Hung => Lockd::Hung,
+            Condition::HungAfter(calls) => Lockd::HungAfter(calls),
+            Condition::Ok
+            | Condition::Absent
+            | Condition::Refused
+            | Condition::Failing
+            | Condition::LyingPort(_) => Lockd::Ok,
         };
-        let statd = match conditions.get(Service::Statd) {
-            Condition::Ok => Statd::Ok,
-            Condition::Absent => Statd::Absent,
-            Condition::Slow(by) => Statd::Slow(by),
-            Condition::Hung => Statd::Hung,
-        };
+        let statd = statd_as_seen(&faults);
+        // Its calls are counted from when it was set, even to what it was before.
+        let counts_anew = changed == Some(Service::Lockd) && matches!(lockd, Lockd::HungAfter(_));
         let mut state = self.state.lock();
         let now = node.clock.now();
         let State { service, fx, .. } = &mut *state;
-        if service.lockd() != lockd {
+        if service.lockd() != lockd || counts_anew {
             service.set_lockd(now, lockd, &files(node), fx);
         }
         if service.statd() != statd {
@@ -375,8 +377,18 @@ impl Locks {
                 }
             }
             Effect::Monitor { peer, private, .. } => {
-                if let Some(done) = node.statd.monitor(node, peer, private) {
-                    let State { service, fx, .. } = state;
+                let State { service, fx, .. } = state;
+                let faults = node.faults.load();
+                if let Condition::HungAfter(calls) = faults.conditions.get(Service::Statd)
+                    && !faults.answered.one_more(Service::Statd, calls)
+                {
+                    return; // it has hung meanwhile: the upcall waits as long as it does for any silent statd
+                }
+                let done = node.statd.monitor(node, peer, private);
+                if faults.is_hung(Service::Statd) {
+                    service.set_statd(node.clock.now(), Statd::Hung, &files(node), fx);
+                }
+                if let Some(done) = done {
                     service.monitored(node.clock.now(), peer, done, &files(node), fx);
                 }
             }
@@ -501,6 +513,24 @@ async fn deliver(node: &Node, host: &HostKey, procedure: NlmProc, args: &Encoded
         delivered,
     });
     delivered
+}
+
+/// How statd is to the lock service's upcall, which asks the port mapper first (`nsm_create` and `call_bind_status` of
+/// Linux 6.1).
+fn statd_as_seen(faults: &Faults) -> Statd {
+    if !faults.conditions.get(Service::Portmap).listens() {
+        return Statd::Refused;
+    }
+    match faults.conditions.get(Service::Statd) {
+        _ if faults.is_hung(Service::Statd) => Statd::Hung,
+        Condition::Ok | Condition::HungAfter(_) => Statd::Ok,
+        Condition::Absent | Condition::LyingPort(0) => Statd::Absent,
+        // Nothing is supposed to listen on the wrong port.
+        Condition::Refused | Condition::LyingPort(_) => Statd::Refused,
+        Condition::Hung => Statd::Hung,
+        Condition::Slow(by) => Statd::Slow(by),
+        Condition::Failing => Statd::Fails,
+    }
 }
 
 /// A peer as a person names it.

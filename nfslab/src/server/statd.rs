@@ -15,7 +15,7 @@ use super::portmap::port_of;
 use super::{Node, Service, StatdAt};
 use crate::events::What;
 use anyhow::Result;
-use faults::{Direction, Exchange, Plan};
+use faults::{Condition, Direction, Exchange, Plan};
 use nlm::hosts::Private;
 use nlm::request::PeerSelector;
 use nsm::monitor::Caller;
@@ -187,6 +187,15 @@ impl Statd {
         let State { monitor, fx, .. } = &mut *state;
         monitor.unmon(MYSELF, &mon_id(&name), fx);
         self.carry_out(node, state);
+    }
+
+    /// Tells the monitor whether it is to fail.
+    pub fn conditions_changed(&self, node: &Node) {
+        let condition = node.faults.load().conditions.get(Service::Statd);
+        self.state
+            .lock()
+            .monitor
+            .set_failing(condition == Condition::Failing);
     }
 
     /// Forgets whom it watches, and tells nobody.
