@@ -16,7 +16,7 @@ use crate::journal::{Differs, Entry, FromClient, Replay};
 use crate::names;
 use crate::rule::{Per, Rule, hex};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
@@ -102,7 +102,7 @@ pub struct Active {
 }
 
 /// A rule and what became of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleView {
     /// Its name.
     pub name: String,
@@ -172,8 +172,13 @@ impl Active {
         Some(state.decide(self, now, call, &table, &meant))
     }
 
+    /// Whether any rule depends on events.
+    pub fn watches_events(&self) -> bool {
+        self.watches_events
+    }
+
     /// Something has happened. `names` are all that it is called by.
-    pub fn observe(&self, names: &[&str]) {
+    pub fn observe(&self, names: &[impl AsRef<str>]) {
         if self.watches_events {
             self.state.lock().observe(&self.rules, names);
         }
@@ -191,6 +196,13 @@ impl Active {
             optional: rule.optional,
         };
         self.rules.iter().zip(&state.rules).map(view).collect()
+    }
+
+    /// Whether what a rule waits for has happened.
+    pub(crate) fn is_armed(&self, rule: &Rule) -> bool {
+        let state = self.state.lock();
+        let its = self.rules.iter().zip(&state.rules).find(|(one, _)| one.name == rule.name);
+        its.is_some_and(|(_, state)| state.armed)
     }
 
     /// Decisions of the replayed journal to which the run has not come; none without a replay.
@@ -359,12 +371,12 @@ impl State {
             state.fired += 1;
             state.ended |= rule.until.count.is_some_and(|count| state.fired >= count);
         }
-        self.observe(rules, &[&format!("rule/{}", rule.name)]);
+        self.observe(rules, &[format!("rule/{}", rule.name)]);
     }
 
-    fn observe(&mut self, rules: &[Rule], names: &[&str]) {
+    fn observe(&mut self, rules: &[Rule], names: &[impl AsRef<str>]) {
         for (rule, state) in rules.iter().zip(&mut self.rules) {
-            let meant = |pattern: &crate::pattern::Pattern| names.iter().any(|name| pattern.fits(name));
+            let meant = |pattern: &crate::pattern::Pattern| names.iter().any(|name| pattern.fits(name.as_ref()));
             state.armed |= rule.when.after.as_ref().is_some_and(meant);
             state.ended |= rule.until.event.as_ref().is_some_and(meant);
         }

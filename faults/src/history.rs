@@ -26,8 +26,8 @@ pub struct History {
     calls: VecDeque<Past>,
     transmissions: BTreeMap<(IpAddr, u32, u32, u32), u32>,
     counts: BTreeMap<String, u64>,
-    /// Calls of which nothing is kept.
-    missed: u64,
+    /// Calls that are not kept any more.
+    forgotten: u64,
 }
 
 impl History {
@@ -48,7 +48,7 @@ impl History {
         if self.calls.len() == KEPT
             && let Some(oldest) = self.calls.pop_front()
         {
-            self.missed += 1;
+            self.forgotten += 1;
             if oldest.facts.exchange.direction == Direction::Call {
                 // Copies that come so late count as calls.
                 self.transmissions.remove(&key(&oldest.facts));
@@ -61,14 +61,9 @@ impl History {
         });
     }
 
-    /// A call came of which nothing is kept: too many came at once.
-    pub fn miss(&mut self) {
-        self.missed += 1;
-    }
-
-    /// Calls of which nothing is known.
-    pub fn missed(&self) -> u64 {
-        self.missed
+    /// Calls of which nothing is known any more, beside those that whoever keeps the history never told of.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// Forgets all.

@@ -8,6 +8,7 @@
 //! | [`condition`] | the state of a whole service |
 //! | [`rule`], [`action`], [`names`], [`pattern`] | what a rule may say: which calls, when, what is done, until when |
 //! | [`active`] | the rules in force: who acts on a call, and what they remember |
+//! | [`explain`] | which rule a call would meet, and why the others would not |
 //! | [`journal`] | every decision on paper, and the way back |
 //! | [`history`], [`verify`] | which calls there were; whether they are what was expected, and why not |
 //!
@@ -19,6 +20,7 @@ pub mod action;
 pub mod active;
 pub mod condition;
 pub mod exchange;
+pub mod explain;
 pub mod history;
 mod index;
 pub mod journal;
@@ -29,7 +31,7 @@ pub mod verify;
 
 pub use action::{Action, Point};
 pub use active::{Active, Decision, Plan};
-pub use condition::{Condition, Conditions, Service};
+pub use condition::{Answered, Condition, Conditions, Service};
 pub use exchange::{Direction, Exchange, Facts, LockFacts, Look, Table, Transport};
 
 use std::sync::Arc;
@@ -40,6 +42,8 @@ use std::time::Duration;
 pub struct Faults {
     /// The state of each service.
     pub conditions: Conditions,
+    /// How many calls each has answered, for those that hang after some.
+    pub answered: Arc<Answered>,
     /// The rules.
     pub rules: Arc<Active>,
 }
@@ -67,7 +71,15 @@ impl Faults {
             return None;
         }
         let (action, at) = match self.conditions.get(exchange.service) {
-            Condition::Ok | Condition::Absent => return None,
+            Condition::HungAfter(calls) if !self.answered.one_more(exchange.service, calls) => {
+                (Action::Drop, Point::Received)
+            }
+            Condition::Ok
+            | Condition::Absent
+            | Condition::Refused
+            | Condition::HungAfter(_)
+            | Condition::Failing
+            | Condition::LyingPort(_) => return None,
             Condition::Slow(by) => (Action::Delay(by), Point::BeforeReply),
             Condition::Hung => (Action::Drop, Point::Received),
         };
@@ -76,6 +88,15 @@ impl Faults {
             at,
             rule: None,
         })
+    }
+
+    /// Whether a service other than the lock service takes calls and answers none of them any more.
+    pub fn is_hung(&self, service: Service) -> bool {
+        match self.conditions.get(service) {
+            Condition::Hung => true,
+            Condition::HungAfter(calls) => self.answered.get(service) >= calls,
+            _ => false,
+        }
     }
 }
 
@@ -121,6 +142,16 @@ mod tests {
         assert_eq!(plan(&faults, Service::Mount, 100_005), None);
         faults.conditions.set(Service::Nfs, Condition::Hung);
         assert_eq!(plan(&faults, Service::Nfs, 100_003), Some(Action::Drop));
+    }
+
+    #[test]
+    fn a_service_may_answer_some_calls_and_hang_then() {
+        let mut faults = Faults::default();
+        faults.conditions.set(Service::Mount, Condition::HungAfter(2));
+        let plans = [(); 4].map(|()| plan(&faults, Service::Mount, 100_005));
+        assert_eq!(plans, [None, None, Some(Action::Drop), Some(Action::Drop)]);
+        assert!(faults.is_hung(Service::Mount) && !faults.is_hung(Service::Nfs));
+        assert_eq!(plan(&faults, Service::Nfs, 100_003), None);
     }
 
     #[test]

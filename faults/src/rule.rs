@@ -113,6 +113,14 @@ pub struct Bytes {
 }
 
 impl Bytes {
+    /// As a call has them: the first, and how many; 0 is to the end.
+    pub fn to_range(self) -> (u64, u64) {
+        match self.last {
+            u64::MAX => (self.start, 0),
+            last => (self.start, last - self.start + 1),
+        }
+    }
+
     /// Whether a range of a call (length 0: to the end) has one of them.
     pub fn touch(&self, (start, len): (u64, u64)) -> bool {
         let last = match len {

@@ -155,6 +155,32 @@ pub enum What {
         /// How many were not.
         calls: u64,
     },
+    /// A rule was done to a call.
+    Rule {
+        /// The client.
+        #[schema(value_type = String)]
+        peer: IpAddr,
+        /// The rule's name.
+        rule: String,
+        /// The call, in words.
+        call: String,
+        /// What is done.
+        action: String,
+        /// Where on the call's way.
+        at: &'static str,
+    },
+    /// The rules in force were replaced.
+    Rules {
+        /// How many there are now.
+        rules: usize,
+    },
+    /// The run is not as the journal that is replayed.
+    Differs {
+        /// The rule whose call differs.
+        rule: String,
+        /// How.
+        text: String,
+    },
     /// Everything was put back.
     Reset,
 }
@@ -174,16 +200,7 @@ impl Event {
     pub fn sentence(&self) -> String {
         match &self.what {
             What::Serving { address, exports } => format!("serving {} on {address}", exports.join(", ")),
-            What::Service { service, condition } => match (service.as_str(), condition.as_str()) {
-                ("statd", "ok") => "statd (restart monitor) is running".to_owned(),
-                ("statd", "absent") => {
-                    "statd (restart monitor) is NOT running, and lockd cannot work without it".to_owned()
-                }
-                ("statd", "hung") => {
-                    "statd (restart monitor) is stopped: it accepts, and never answers".to_owned()
-                }
-                (service, condition) => format!("{service} is now: {condition}"),
-            },
+            What::Service { service, condition } => told(service, condition),
             What::Call {
                 procedure,
                 about,
@@ -209,6 +226,20 @@ impl Event {
             What::Unlogged { calls } => {
                 format!("{calls} more calls, too fast to be told one by one (over {CALLS_A_SECOND} a second)")
             }
+            What::Rule {
+                rule,
+                call,
+                action,
+                at,
+                ..
+            } => match rule.contains("->") {
+                true => format!("FAULT at {at}: {action}: {call}"),
+                false => format!("FAULT \"{rule}\" at {at}: {action}: {call}"),
+            },
+            What::Rules { rules: 0 } => "no rules are in force".to_owned(),
+            What::Rules { rules: 1 } => "1 rule is in force".to_owned(),
+            What::Rules { rules } => format!("{rules} rules are in force"),
+            What::Differs { text, .. } => format!("the run is not as in the journal: {text}"),
             What::Reset => "everything is put back as it was at the start".to_owned(),
         }
     }
@@ -216,10 +247,34 @@ impl Event {
     /// The client that the event concerns.
     pub fn peer(&self) -> Option<IpAddr> {
         match &self.what {
-            What::Call { peer, .. } | What::Reply { peer, .. } | What::Callback { peer, .. } => Some(*peer),
+            What::Call { peer, .. }
+            | What::Reply { peer, .. }
+            | What::Callback { peer, .. }
+            | What::Rule { peer, .. } => Some(*peer),
             What::Lockd { peer, .. } => *peer,
             _ => None,
         }
+    }
+
+    /// All names by which rules know it: its kind, and for calls, replies, callbacks and services with what they are
+    /// about, as `reply/NLM_LOCK`, and for replies with their status, as `reply/NLM_LOCK/NLM4_BLOCKED`.
+    pub fn names(&self) -> Vec<String> {
+        let kind = self.kind();
+        let mut names = vec![];
+        match &self.what {
+            What::Call { procedure, .. } => names.push(format!("call/{procedure}")),
+            What::Reply {
+                procedure, status, ..
+            } => {
+                names.push(format!("reply/{procedure}"));
+                names.push(format!("reply/{procedure}/{status}"));
+            }
+            What::Callback { procedure, .. } => names.push(format!("callback/{procedure}")),
+            What::Service { service, .. } => names.push(format!("service/{service}")),
+            _ => {}
+        }
+        names.push(kind);
+        names
     }
 
     /// The stable name of its kind: the tag in JSON, with the step for services that have steps.
@@ -233,7 +288,55 @@ impl Event {
             What::Callback { .. } => "callback".to_owned(),
             What::Statd { step, .. } => format!("statd/{step}"),
             What::Unlogged { .. } => "unlogged".to_owned(),
+            What::Rule { rule, .. } => format!("rule/{rule}"),
+            What::Rules { .. } => "rules".to_owned(),
+            What::Differs { .. } => "differs".to_owned(),
             What::Reset => "reset".to_owned(),
+        }
+    }
+}
+
+/// A service's new condition, for someone who does not know what the service is for.
+fn told(service: &str, condition: &str) -> String {
+    let Ok((name, how)) = faults::condition::parse(service, condition) else {
+        return format!("{service} is now: {condition}");
+    };
+    let does = match name {
+        Service::Portmap => "says on which port which service listens",
+        Service::Mount => "lets clients mount",
+        Service::Nfs => "serves files",
+        Service::Lockd => "serves locks",
+        Service::Statd => "restart monitor",
+    };
+    let consequence = match name {
+        Service::Statd if how != Condition::Ok => ", and lockd cannot work without it",
+        _ => "",
+    };
+    let it = format!("{service} ({does})");
+    match how {
+        Condition::Ok => format!("{it} is running"),
+        Condition::Absent => format!("{it} is NOT running{consequence}"),
+        Condition::Refused => {
+            format!(
+                "{it} has died: the port mapper still names its port, which refuses connections{consequence}"
+            )
+        }
+        Condition::Hung => format!("{it} is stopped: it accepts, and never answers"),
+        Condition::HungAfter(calls) => {
+            let more = if calls == 1 {
+                "one more call".to_owned()
+            } else {
+                format!("{calls} more calls")
+            };
+            format!("{it} answers {more}; then it accepts, and never answers")
+        }
+        Condition::Slow(_) => format!("{service} is now: {condition}; it answers everything so much later"),
+        Condition::Failing => format!("{it} answers that it cannot watch anyone{consequence}"),
+        Condition::LyingPort(0) => {
+            format!("{it} is running, but the port mapper says that it is nowhere (port 0)")
+        }
+        Condition::LyingPort(port) => {
+            format!("{it} is running, but the port mapper names a wrong port for it, {port}")
         }
     }
 }
@@ -340,7 +443,7 @@ impl EventLog {
     }
 
     /// Adds an event that happened at `at`.
-    pub fn add(&self, at: Duration, what: What) {
+    pub fn add(&self, at: Duration, what: What) -> Arc<Event> {
         let mut kept = self.kept.lock();
         kept.last += 1;
         let event = Arc::new(Event {
@@ -353,7 +456,13 @@ impl EventLog {
         }
         kept.events.push_back(event.clone());
         // Under the lock, so that subscribers see the numbers in order; no subscriber is no error.
-        let _ = self.live.send(event);
+        let _ = self.live.send(event.clone());
+        event
+    }
+
+    /// Everything that happens from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.live.subscribe()
     }
 
     /// Those kept with a number above `after`, and everything that follows, without a gap between.
@@ -389,6 +498,34 @@ mod tests {
             "{}",
             past[0].sentence()
         );
+    }
+
+    #[test]
+    fn every_condition_has_a_sentence_of_its_own() {
+        let mut sentences = std::collections::BTreeSet::new();
+        let conditions = [
+            "ok",
+            "absent",
+            "refused",
+            "hung",
+            "hung after 1",
+            "hung after 2",
+            "slow 5s",
+        ];
+        for text in conditions
+            .iter()
+            .chain(&["failing", "lying port 0", "lying port 7"])
+        {
+            let event = Event {
+                n: 1,
+                at_ms: 0.0,
+                what: What::condition(Service::Statd, text.parse().unwrap()),
+            };
+            assert_eq!(event.kind(), "service");
+            assert!(event.sentence().starts_with("statd"), "{}", event.sentence());
+            sentences.insert(event.sentence());
+        }
+        assert_eq!(sentences.len(), 10, "{sentences:#?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! - [`server`]: NFS, MOUNT, portmap, NLM and NSM in one process;
 //! - [`control`]: the HTTP API on a running server;
 //! - [`scenario`]: server, kernels, faults and checks from a file;
-//! - [`events`], [`capture`], [`clock`], [`metrics`]: what happened, what went over the wire, when, and how much;
+//! - [`events`], [`journal`], [`capture`], [`clock`], [`metrics`]: what happened, what went over the wire, when, and how much;
 //! - [`cli`]: the commands.
 //!
 //! `ARCHITECTURE.md` has the picture.
@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod control;
 pub mod events;
+pub mod journal;
 pub mod metrics;
 pub mod scenario;
 pub mod server;

@@ -91,6 +91,8 @@ pub enum Lockd {
     Slow(Duration),
     /// It takes calls and does nothing with them. Those that it has taken are executed when it is well again.
     Hung,
+    /// Its workers execute so many more calls, and those that come then wait as if it were hung.
+    HungAfter(u32),
 }
 
 /// What the file system says of a file that is to be locked.
@@ -153,6 +155,8 @@ pub struct LockService {
     /// Caller names, if those are part of an owner.
     callers: BTreeMap<ShortBytes, Caller>,
     lockd: Lockd,
+    /// With [`Lockd::HungAfter`]: how many calls the workers still take.
+    left: u32,
     statd: StatdNow,
     workers: Vec<Option<Work>>,
     queue: VecDeque<Queued>,
@@ -171,6 +175,7 @@ impl LockService {
             shares: Shares::default(),
             callers: BTreeMap::new(),
             lockd: Lockd::Ok,
+            left: 0,
             statd: StatdNow::default(),
             workers,
             queue: VecDeque::new(),
@@ -198,10 +203,12 @@ impl LockService {
     /// never: the call was dropped, or the service is restarted before its turn comes.
     pub fn call(&mut self, now: Now, call: Call<'_>, files: &dyn Files, fx: &mut Effects) -> Option<Reply> {
         let free = self.free_worker();
-        let (Lockd::Ok, Some(worker), true) = (self.lockd, free, self.queue.is_empty()) else {
+        let at_once = !matches!(self.lockd, Lockd::Slow(_)) && self.takes_calls();
+        let (true, Some(worker), true) = (at_once, free, self.queue.is_empty()) else {
             self.enqueue_call(now, &call, files, fx);
             return None;
         };
+        self.took_call();
         let allowed = Allowed {
             files,
             permitted: call.permitted,
@@ -240,7 +247,7 @@ impl LockService {
             });
             return;
         }
-        if self.lockd == Lockd::Hung || self.free_worker().is_none() {
+        if !self.takes_calls() || self.free_worker().is_none() {
             fx.event(Event::CallQueued {
                 id: call.id,
                 procedure: call.request.name(),
@@ -284,13 +291,18 @@ impl LockService {
             .waiters
             .next_due()
             .map(|(at, _)| at)
-            .filter(|_| self.free_worker().is_some());
+            .filter(|_| self.free_worker().is_some() && self.takes_calls());
         [grace, workers, due].into_iter().flatten().min()
     }
 
-    /// Makes lockd well, slow or hung.
+    /// Makes lockd well, slow or hung. Calls until it hangs are counted from now on.
     pub fn set_lockd(&mut self, now: Now, lockd: Lockd, files: &dyn Files, fx: &mut Effects) {
         self.lockd = lockd;
+        self.left = if let Lockd::HungAfter(calls) = lockd {
+            calls
+        } else {
+            0
+        };
         self.pump(now, files, fx);
     }
 
@@ -379,6 +391,7 @@ impl LockService {
         *self = LockService {
             hosts: self.hosts.emptied(),
             lockd: self.lockd,
+            left: self.left,
             statd: self.statd,
             waiters,
             ..fresh

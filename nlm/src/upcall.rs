@@ -29,6 +29,9 @@ pub enum Statd {
     Slow(Duration),
     /// It answers at once that it cannot monitor the peer.
     Fails,
+    /// It cannot be called: the port that the port mapper names for it, or the port mapper itself, refuses the
+    /// connection. Linux' upcall (`RPC_TASK_SOFTCONN`) then fails at once.
+    Refused,
 }
 
 /// What came of an upcall.
@@ -44,6 +47,8 @@ pub enum UpcallOutcome {
     NoAnswer,
     /// statd cannot monitor the peer; the lock is refused.
     Refused,
+    /// statd could not be called; the lock is refused.
+    Unreachable,
 }
 
 impl UpcallOutcome {
@@ -63,6 +68,7 @@ impl fmt::Display for UpcallOutcome {
             UpcallOutcome::NotRegistered => "statd was never found",
             UpcallOutcome::NoAnswer => "statd did not answer",
             UpcallOutcome::Refused => "statd cannot monitor it",
+            UpcallOutcome::Unreachable => "the port of statd refuses the connection",
         })
     }
 }
@@ -146,6 +152,7 @@ impl Upcall {
         match statd.statd {
             Statd::Ok => self.ask(now, last),
             Statd::Fails => Step::Done(UpcallOutcome::Refused),
+            Statd::Refused => Step::Done(UpcallOutcome::Unreachable),
             // It went away with the call: the connection is reset, and its port is looked up again.
             Statd::Absent => {
                 self.phase = Phase::LookUp { at: now, last: false };

@@ -86,6 +86,8 @@ pub struct Monitor {
     state: i32,
     records: BTreeMap<(HostName, CallBack), Record>,
     notifier: Notifier,
+    /// It monitors nobody any more; see [`Monitor::set_failing`].
+    failing: bool,
 }
 
 impl Monitor {
@@ -100,6 +102,7 @@ impl Monitor {
             state: state | 1,
             records: BTreeMap::new(),
             notifier: Notifier::new(my_name),
+            failing: false,
         }
     }
 
@@ -137,9 +140,15 @@ impl Monitor {
         self.notifier.hosts()
     }
 
+    /// From now on, or no longer, SM_MON and SM_STAT are answered STAT_FAIL, as by a rpc.statd whose folder is full or
+    /// cannot be written. Whoever is watched stays so.
+    pub fn set_failing(&mut self, failing: bool) {
+        self.failing = failing;
+    }
+
     /// SM_STAT: could this host be monitored? Yes if its name means something.
     pub fn stat(&self, name: &[u8], names: &dyn Names) -> SmStatRes {
-        let known = !names::addresses(name, names).is_empty();
+        let known = !self.failing && !names::addresses(name, names).is_empty();
         SmStatRes {
             res_stat: if known { SmRes::STAT_SUCC } else { SmRes::STAT_FAIL },
             state: self.state,
@@ -225,6 +234,9 @@ impl Monitor {
         let name = id.mon_name.0;
         if !caller.is_local() {
             return Err("the caller is not on this host");
+        }
+        if self.failing {
+            return Err("it is made to fail");
         }
         if id.my_id.my_prog != NLM || !NLM_PROCS.contains(&id.my_id.my_proc) {
             return Err("the callback is not the lock manager's");

@@ -380,6 +380,21 @@ fn a_silent_restart_tells_nobody() {
 }
 
 #[test]
+fn a_failing_monitor_refuses_and_forgets_nobody() {
+    let (mut monitor, mut fx) = watching(&["10.77.0.2"]);
+    monitor.set_failing(true);
+    for host in ["10.77.0.2", "10.77.0.3"] {
+        let res = monitor.mon(NOW, local(), &mon(host), &NoNames, &mut fx);
+        assert_eq!((res.res_stat, res.state), (SmRes::STAT_FAIL, -1), "{host}");
+    }
+    assert_eq!(monitor.stat(b"10.77.0.3", &NoNames).res_stat, SmRes::STAT_FAIL);
+    assert_eq!(monitor.records().count(), 1);
+    monitor.set_failing(false);
+    let res = monitor.mon(NOW, local(), &mon("10.77.0.3"), &NoNames, &mut fx);
+    assert_eq!(res.res_stat, SmRes::STAT_SUCC);
+}
+
+#[test]
 fn a_simulated_crash_is_for_the_administrator() {
     let (mut monitor, mut fx) = watching(&["10.77.0.2"]);
     monitor.simu_crash(NOW, remote(2), &mut fx);

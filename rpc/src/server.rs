@@ -57,6 +57,8 @@ pub struct Origin {
 pub enum Command {
     /// Send this reply.
     Reply(Box<Late>),
+    /// Send so many bytes of this reply, with the record mark of the whole, and close (UDP: a shorter datagram).
+    Cut(Box<Late>, usize),
     /// Close the connection in the usual way (UDP: nothing).
     Close,
     /// Close it with a reset (UDP: nothing).
@@ -76,12 +78,20 @@ impl Origin {
     /// Sends a reply that could not be given in place. A connection that has gone meanwhile takes its
     /// replies with it, as on a real network.
     pub fn reply(&self, reply: Writer) {
-        let late = Late {
+        let _ = self.back.send(Command::Reply(self.late(reply)));
+    }
+
+    /// Sends the first `bytes` of a reply, and nothing after them: the connection is closed.
+    pub fn cut(&self, reply: Writer, bytes: usize) {
+        let _ = self.back.send(Command::Cut(self.late(reply), bytes));
+    }
+
+    fn late(&self, reply: Writer) -> Box<Late> {
+        Box::new(Late {
             from: self.local,
             to: self.peer,
             reply,
-        };
-        let _ = self.back.send(Command::Reply(Box::new(late)));
+        })
     }
 
     /// Has the connection closed, with a reset or without.
@@ -218,6 +228,11 @@ async fn converse(
                     age.used();
                     mark_record(&mut out, |out| out.append(late.reply));
                 }
+                Some(Command::Cut(late, bytes)) => {
+                    cut_short(&mut out, late.reply, bytes);
+                    write_out(&mut stream, &mut out).await?;
+                    return stream.shutdown().await;
+                }
                 Some(Command::Close) | None => return stream.shutdown().await,
                 Some(Command::Reset) => return reset(&stream),
             },
@@ -328,6 +343,13 @@ pub fn mark_record(out: &mut Writer, write: impl FnOnce(&mut Writer)) {
     }
 }
 
+/// Appends the record mark of a whole reply, and only its first bytes.
+fn cut_short(out: &mut Writer, reply: Writer, bytes: usize) {
+    let reply = reply.into_bytes();
+    out.u32(LAST_FRAGMENT | reply.len() as u32);
+    out.raw(reply.get(..bytes).unwrap_or(&reply));
+}
+
 /// Closes so that the peer sees a reset: no lingering, unsent data discarded.
 fn reset(stream: &TcpStream) -> io::Result<()> {
     stream.set_zero_linger()
@@ -374,8 +396,15 @@ pub async fn serve_udp(socket: UdpSocket, service: Arc<dyn Service>) -> io::Resu
     loop {
         tokio::select! {
             Some(command) = commands.recv() => {
-                if let Command::Reply(late) = command {
-                    send(&socket, late.from, late.to, late.reply).await;
+                match command {
+                    Command::Reply(late) => send(&socket, late.from, late.to, late.reply).await,
+                    Command::Cut(late, bytes) => {
+                        let mut cut = Writer::new();
+                        let whole = late.reply.into_bytes();
+                        cut.raw(whole.get(..bytes).unwrap_or(&whole));
+                        send(&socket, late.from, late.to, cut).await;
+                    }
+                    Command::Close | Command::Reset => {}
                 }
             }
             ready = socket.readable() => {

@@ -32,13 +32,22 @@ impl At {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  nfslab service list\n  nfslab service statd absent\n  \
-                        nfslab service lockd slow 2s\n  nfslab service statd ok"
+                        nfslab service lockd slow 2s\n  nfslab service lockd lying port 0\n  \
+                        nfslab service nfs hung after 3\n  nfslab service portmap refused\n  \
+                        nfslab service statd failing\n  nfslab service statd ok\n\n\
+                        absent        not running: its port is closed, and the port mapper does not know it\n\
+                        refused       died: its port is closed, and the port mapper still names it\n\
+                        hung          accepts, never answers (also: blackhole)\n\
+                        hung after N  answers N calls, then hangs\n\
+                        slow TIME     answers so much later\n\
+                        failing       statd only: answers STAT_FAIL at once\n\
+                        lying port N  well, but the port mapper names port N for it; 0: nowhere"
 )]
 pub struct Service {
     /// `list`, or a service: portmap, mount, nfs, lockd, statd.
     #[arg(value_name = "SERVICE")]
     service: String,
-    /// Its new condition: ok, absent, hung, or slow with a duration.
+    /// Its new condition; see below.
     #[arg(value_name = "CONDITION")]
     condition: Vec<String>,
     #[command(flatten)]
@@ -51,12 +60,11 @@ impl Service {
         let services = match (self.service.as_str(), condition.is_empty()) {
             ("list", true) => self.at.ask(|control| async move { control.services().await })?,
             (name, true) => {
-                let error = anyhow!("{name} needs a condition: ok, absent, hung, or slow with a duration");
+                let error = anyhow!("{name} needs a condition: {}", faults::condition::CONDITIONS);
                 return Err(error).or_exit(Exit::Usage);
             }
             (name, false) => {
-                name.parse::<faults::Service>().or_exit(Exit::Usage)?;
-                condition.parse::<faults::Condition>().or_exit(Exit::Usage)?;
+                faults::condition::parse(name, &condition).or_exit(Exit::Usage)?;
                 self.at
                     .ask(|control| async move { control.set_service(name, &condition).await })?
             }

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 pub struct ServiceView {
     /// portmap, mount, nfs, lockd or statd.
     pub service: String,
-    /// ok, absent, hung or slow with a duration.
+    /// ok, absent, refused, hung, hung after N, slow with a duration, failing, or lying port N.
     pub condition: String,
     /// Where it listens (or would, if it is absent).
     pub port: u16,
@@ -19,7 +19,7 @@ pub struct ServiceView {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetService {
-    /// ok, absent, hung or slow with a duration.
+    /// ok, absent, refused, hung, hung after N, slow with a duration, failing, or lying port N.
     pub condition: String,
 }
 
@@ -198,6 +198,148 @@ pub struct GraphView {
     pub more: bool,
     /// Whether the graph is so large that the search for cycles was given up.
     pub gave_up: bool,
+}
+
+/// A rule in force, and what became of it.
+pub type RuleView = faults::active::RuleView;
+/// What one rule would do about a call.
+pub type ExplainView = faults::explain::Explained;
+/// Something that is expected, and whether it is so.
+pub type CheckView = faults::verify::Checked;
+
+/// A call for which the rules are explained.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Explain {
+    /// As a rule has it before its arrow: `nlm.lock path=/lab/f owner=3`.
+    pub call: String,
+}
+
+/// A call that waits at a gate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HeldView {
+    /// Its number at this gate.
+    pub id: u64,
+    /// It, in words.
+    pub call: String,
+    /// The rule that holds it.
+    pub rule: String,
+    /// Where on its way.
+    pub at: String,
+    /// From where, or to where.
+    #[schema(value_type = String)]
+    pub peer: IpAddr,
+    /// The client by its name.
+    pub client: String,
+    /// Its number at the client.
+    pub xid: u32,
+    /// The program's version.
+    pub version: u32,
+    /// The user.
+    pub uid: Option<u32>,
+    /// The path that it is about.
+    pub path: Option<String>,
+    /// The owner's number (`svid`).
+    pub owner: Option<i32>,
+    /// An exclusive lock?
+    pub exclusive: Option<bool>,
+    /// One that would wait?
+    pub block: Option<bool>,
+    /// One that is taken again after a restart?
+    pub reclaim: Option<bool>,
+    /// The first byte that it is about.
+    pub start: Option<u64>,
+    /// How many bytes; 0 is to the end.
+    pub len: Option<u64>,
+    /// Since when, in milliseconds on the server's clock.
+    pub since_ms: f64,
+}
+
+impl HeldView {
+    /// A call in full.
+    pub fn new(id: u64, rule: &str, at: faults::Point, since_ms: f64, facts: &faults::Facts) -> HeldView {
+        let lock = facts.lock.unwrap_or_default();
+        HeldView {
+            id,
+            call: faults::history::describe(facts),
+            rule: rule.to_owned(),
+            at: at.to_string(),
+            peer: facts.exchange.peer.ip(),
+            client: facts.client.clone(),
+            xid: facts.exchange.xid,
+            version: facts.exchange.version,
+            uid: facts.exchange.uid,
+            path: facts.path.clone(),
+            owner: lock.svid,
+            exclusive: lock.exclusive,
+            block: lock.block,
+            reclaim: lock.reclaim,
+            start: facts.bytes.map(|(start, _)| start),
+            len: facts.bytes.map(|(_, len)| len),
+            since_ms,
+        }
+    }
+}
+
+/// A gate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GateView {
+    /// Its name.
+    pub gate: String,
+    /// Whether what comes passes.
+    pub open: bool,
+    /// How many calls have come in all.
+    pub arrived: u64,
+    /// Those that wait.
+    pub held: Vec<HeldView>,
+}
+
+/// What is to become of calls at a gate.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SetGate {
+    /// `go`, `drop`, or `answer STATUS`; without it, nothing is decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// About this one only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    /// About the first so many; all of them, unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// From now on what comes passes (true, and what waits goes), or waits (false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<bool>,
+}
+
+/// About how many calls it was decided.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseView {
+    /// That many.
+    pub released: usize,
+}
+
+/// What is expected.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verify {
+    /// One a line: `at least 2 of nlm.lock`, `never nlm.cancel`, `CALL before CALL`, `rule NAME 2 times`.
+    pub expect: Vec<String>,
+    /// How long it may take to become so: `10s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<String>,
+    /// Only what is said in `expect`: not that every rule was done, no gate holds a call and the replay is complete.
+    pub only: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyView {
+    /// Whether everything is as expected.
+    pub passed: bool,
+    /// One by one.
+    #[schema(value_type = Vec<Object>)]
+    pub checks: Vec<CheckView>,
 }
 
 /// The server's clock.

@@ -152,8 +152,7 @@ async fn set_service(
     Path(name): Path<String>,
     body: Result<Json<SetService>, JsonRejection>,
 ) -> Result<Json<Vec<ServiceView>>, Failure> {
-    let service = name.parse().map_err(bad_request)?;
-    let condition = body?.0.condition.parse().map_err(bad_request)?;
+    let (service, condition) = faults::condition::parse(&name, &body?.0.condition).map_err(bad_request)?;
     node.set_condition(service, condition)
         .await
         .map_err(|error| Failure(StatusCode::CONFLICT, format!("{error:#}")))?;

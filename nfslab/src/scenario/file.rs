@@ -579,8 +579,7 @@ pub fn parse_export(text: &str) -> Result<(ExportSpec, bool)> {
 }
 
 fn check_condition(service: &str, condition: &str) -> Result<()> {
-    service.parse::<faults::Service>()?;
-    condition.parse::<faults::Condition>()?;
+    faults::condition::parse(service, condition)?;
     Ok(())
 }
 

@@ -143,7 +143,8 @@ fn config(scenario: &Scenario, setting: &Setting, folders: &mut Vec<TempDir>) ->
     // What is made for a run needs no key that outlives it.
     config.handle_key = folders.first().map(|folder| folder.path().join("handle-key"));
     for (service, condition) in &scenario.server.services {
-        config.conditions.set(service.parse()?, condition.parse()?);
+        let (service, condition) = faults::condition::parse(service, condition)?;
+        config.conditions.set(service, condition);
     }
     Ok(config)
 }

@@ -5,9 +5,11 @@
 //! client used listens, over the transport that it used, then call there from the address that it had
 //! called. A connection is kept for as long as it works.
 
+use super::plan::Outgoing;
 use super::portmap::port_of;
 use crate::capture::Capture;
 use bytes::Bytes;
+use faults::action::Field;
 use nlm::hosts::HostKey;
 use nlm::request::Callback;
 use parking_lot::Mutex;
@@ -31,13 +33,30 @@ const CONNECTIONS: usize = 1024;
 pub struct Encoded(pub Bytes);
 
 impl Encoded {
-    /// The arguments of GRANTED_MSG.
-    pub fn granted(callback: &Callback) -> Encoded {
-        let args = callback.args();
-        Encoded(match callback.host.version {
+    /// The arguments of GRANTED_MSG, changed as is planned.
+    pub fn granted(callback: &Callback, outgoing: &Outgoing) -> Encoded {
+        let mut args = callback.args();
+        let cookie = outgoing.get(Field::Cookie).map(|cookie| (cookie as u32).to_be_bytes());
+        if let Some(cookie) = &cookie {
+            args.cookie = cookie[..].into();
+        }
+        if let Some(svid) = outgoing.get(Field::Svid) {
+            args.alock.svid = svid as i32;
+        }
+        if let Some(offset) = outgoing.get(Field::Offset) {
+            args.alock.l_offset = offset;
+        }
+        if let Some(len) = outgoing.get(Field::Len) {
+            args.alock.l_len = len;
+        }
+        if let Some(exclusive) = outgoing.get(Field::Exclusive) {
+            args.exclusive = exclusive != 0;
+        }
+        let args = match callback.host.version {
             proto::nlm::V4 => xdr::to_bytes(&args),
             _ => xdr::to_bytes(&proto::nlm::v3::TestArgs::from(args)),
-        })
+        };
+        Encoded(outgoing.words(args))
     }
 }
 
@@ -83,7 +102,7 @@ impl Callbacks {
         }
     }
 
-    /// Makes one call. Its void reply says that it arrived; what the client thinks of a GRANTED_MSG comes
+    /// Makes one call, to another port than the client's own if that is planned. Its void reply says that it arrived; what the client thinks of a GRANTED_MSG comes
     /// later, as a GRANTED_RES call to us.
     ///
     /// # Errors
@@ -91,18 +110,22 @@ impl Callbacks {
     pub async fn call(
         &self,
         host: &HostKey,
+        port: Option<u16>,
         procedure: NlmProc,
         args: &Encoded,
     ) -> Result<(), CallbackError> {
-        let client = match self.known(host) {
-            Some(client) => client,
-            None => self.connect(host).await?,
+        let client = match (port, self.known(host)) {
+            (Some(port), _) => Arc::new(self.connect_to(host, port).await?),
+            (None, Some(client)) => client,
+            (None, None) => self.connect(host).await?,
         };
         let target = Target::new(proto::nlm::PROGRAM, host.version, procedure.0);
         match client.call(target, args, PATIENCE).await {
             Ok(_) => Ok(()),
             Err(error) => {
-                self.clients.lock().remove(host);
+                if port.is_none() {
+                    self.clients.lock().remove(host);
+                }
                 Err(CallbackError::LockManager {
                     port: client.peer().port(),
                     error,
@@ -126,10 +149,7 @@ impl Callbacks {
             version,
             ..
         } = *host;
-        let transport = match host.transport {
-            nlm::hosts::Transport::Tcp => Transport::Tcp,
-            nlm::hosts::Transport::Udp => Transport::Udp,
-        };
+        let transport = transport(host);
         let mapper = SocketAddr::new(peer, portmap::PMAP_PORT);
         let ask = async {
             let client = Client::connect(transport, mapper, self.options(server)).await?;
@@ -137,10 +157,7 @@ impl Callbacks {
         };
         let found = ask.await.map_err(CallbackError::PortMapper)?;
         let port = found.ok_or(CallbackError::NotRegistered)?;
-        let client = Client::connect(transport, SocketAddr::new(peer, port), self.options(server))
-            .await
-            .map_err(|error| CallbackError::LockManager { port, error })?;
-        let client = Arc::new(client);
+        let client = Arc::new(self.connect_to(host, port).await?);
         let mut clients = self.clients.lock();
         if clients.len() >= CONNECTIONS {
             // Those with a call under way live on until it ends.
@@ -148,6 +165,12 @@ impl Callbacks {
         }
         clients.insert(*host, client.clone());
         Ok(client)
+    }
+
+    async fn connect_to(&self, host: &HostKey, port: u16) -> Result<Client, CallbackError> {
+        let to = SocketAddr::new(host.peer, port);
+        let connected = Client::connect(transport(host), to, self.options(host.server)).await;
+        connected.map_err(|error| CallbackError::LockManager { port, error })
     }
 
     fn options(&self, from: IpAddr) -> Options {
@@ -163,5 +186,12 @@ impl Callbacks {
             patience: PATIENCE,
             tap: self.tap.clone().map(|tap| tap as Arc<dyn Tap>),
         }
+    }
+}
+
+fn transport(host: &HostKey) -> Transport {
+    match host.transport {
+        nlm::hosts::Transport::Tcp => Transport::Tcp,
+        nlm::hosts::Transport::Udp => Transport::Udp,
     }
 }

@@ -1,7 +1,7 @@
 //! From a message to a reply: header, credential, program, the hook for faults, the handler.
 //!
-//! **Invariant**: [`Faults::plan`] is asked once for each call, here, and its [`Plan`] is carried out here.
-//! Handlers know neither. A new kind of fault gets its arm in [`Door::message`].
+//! **Invariant**: [`Node::decide`] is asked once for each call, here, and what it plans is carried out in
+//! [`plan`](super::plan). Handlers know neither.
 
 use super::portmap::{self, Asker};
 use super::repeated::{Due, Underway};
@@ -9,7 +9,9 @@ use super::{Node, programs};
 use crate::events::{What, ms};
 use crate::metrics::Slot;
 use bytes::Bytes;
-use faults::{Direction, Exchange, Plan, Service};
+use super::look::Live;
+use super::plan::{Arrived, Planned};
+use faults::{Facts, Service};
 use nfsd::{CallError, Caller, Cx};
 use proto::mount::{MountProc, MountProc1};
 use proto::nfs3::Nfstime3;
@@ -28,8 +30,8 @@ pub(super) const MAX_WAITING: usize = 1024;
 
 /// The way into one service: what its sockets hand their messages to.
 pub struct Door {
-    node: Arc<Node>,
-    service: Service,
+    pub(super) node: Arc<Node>,
+    pub(super) service: Service,
 }
 
 /// A call on its way through a handler.
@@ -46,6 +48,8 @@ pub struct Incoming<'a> {
     pub received: Duration,
     /// To be kept by whoever answers later, and told the answer, if copies of this call are not to be executed.
     pub underway: Option<Arc<Underway>>,
+    /// What is to be done to it, or to its reply. To be kept by whoever answers later.
+    pub planned: Option<Arc<Planned>>,
 }
 
 /// What a handler made of a call.
@@ -82,31 +86,39 @@ impl Door {
         Door { node, service }
     }
 
-    /// Handles a call that nothing keeps from being executed, but not twice what must not be done twice. The
-    /// reply, if there is one already, is in `out` with its header.
-    fn execute(&self, call: &mut Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
+    /// Handles a call, but not twice what must not be done twice. The reply, if there is one already, is in `out`
+    /// with its header, as it is to be sent.
+    pub(super) fn answer(&self, call: &mut Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let (repeated, peer) = (&self.node.repeated, call.origin.peer.ip());
         match repeated.due(self.service, peer, &call.header, &call.args) {
-            Due::Execute => self.execute_anew(call, out),
-            Due::Wait => None,
+            Due::Execute => {}
+            Due::Wait => return None,
             Due::Again(reply) => {
-                out.raw(&reply);
-                Some("as before".into())
-            }
-            Due::Remember(underway) => {
                 let mark = out.mark();
-                call.underway = Some(underway.clone());
-                let status = self.execute_anew(call, out);
-                if status.is_some() {
-                    underway.answered(out.bytes_since(mark));
-                }
-                status
+                out.raw(&reply);
+                let planned = call.planned.as_ref();
+                self.node.finish(call.origin, planned, None, out, mark);
+                return Some("as before".into());
             }
+            Due::Remember(underway) => call.underway = Some(underway),
         }
+        self.carry_on(call, out)
+    }
+
+    /// The same for a call of which the duplicate request cache knows.
+    pub(super) fn carry_on(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
+        let mark = out.mark();
+        let status = match self.before_execution(call, out) {
+            Arrived::GoesOn => self.execute_anew(call, out)?,
+            Arrived::Over(status) => status?,
+        };
+        let (planned, underway) = (call.planned.as_ref(), call.underway.as_ref());
+        self.node.finish(call.origin, planned, underway, out, mark);
+        Some(status)
     }
 
     /// Handles a call, whether or not it came before.
-    fn execute_anew(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
+    pub(super) fn execute_anew(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let mark = out.mark();
         msg::accepted(out, call.header.xid);
         let answered = match check_program(self.service, &call.header) {
@@ -156,17 +168,19 @@ impl Door {
     /// Has a call on a store that may wait for a disk handled by a thread that may wait, which sends the reply through
     /// the origin. The order of a connection's calls is lost: they have no order (RFC 5531, section 9, leaves it to the
     /// program, and NFS clients wait for a reply where they need one). False if too many wait already.
-    fn hand_over(&self, origin: &Arc<Origin>, message: &Bytes, plan: Plan, received: Duration) -> bool {
+    fn hand_over(&self, call: &Incoming<'_>, message: &Bytes) -> bool {
         let Ok(place) = self.node.waiting.clone().try_acquire_owned() else {
             return false;
         };
         let door = Door::new(self.node.clone(), self.service);
-        let (origin, message) = (origin.clone(), message.clone());
+        let (origin, message) = (call.origin.clone(), message.clone());
+        let (received, planned) = (call.received, call.planned.clone());
         tokio::task::spawn_blocking(move || {
             let mut out = Writer::new();
             // It was read once before, so this cannot fail.
             if let Some(mut call) = reread(&origin, &message, received) {
-                door.answer(&mut call, plan, &mut out);
+                call.planned = planned;
+                door.answer(&mut call, &mut out);
                 if !out.is_empty() {
                     let slot = Slot::of(door.service, &call.header);
                     door.node.calls.answered_later(slot);
@@ -180,30 +194,25 @@ impl Door {
         true
     }
 
-    /// Handles a call, records the reply and sends it as planned.
-    fn answer(&self, call: &mut Incoming<'_>, plan: Plan, out: &mut Writer) -> Option<Cow<'static, str>> {
-        let mark = out.mark();
-        let status = self.execute(call, out)?;
-        let comment = comment(plan);
-        self.node
-            .capture_reply(call.origin, out, mark, comment.as_deref());
-        if let Plan::Delay(by) = plan {
-            self.put_off(call, by, out, mark);
+    /// Tells of a reply that came later than its call, if the call was told of.
+    pub(super) fn log_reply(&self, call: &Incoming<'_>, logged: bool, status: Cow<'static, str>) {
+        if let Some(log) = Logged::of(self.service, &self.node, call).filter(|_| logged) {
+            self.node.event(log.reply(&self.node, call, status));
         }
-        Some(status)
     }
 
-    /// Sends what `out` has got since `mark` later instead of now.
-    fn put_off(&self, call: &Incoming<'_>, by: Duration, out: &mut Writer, mark: xdr::Mark) {
-        let reply = out.split_off(mark);
-        let slot = Slot::of(self.service, &call.header);
-        let (origin, node) = (call.origin.clone(), self.node.clone());
-        let until = node.clock.now() + by;
-        tokio::spawn(async move {
-            node.clock.sleep_until(Some(until)).await;
-            node.calls.answered_later(slot);
-            origin.reply(reply);
-        });
+    /// Asks what is to be done to a call, and keeps it for those who expect something of the calls: calls on files only
+    /// if a rule means them, the others as far as they are told of.
+    fn plan(&self, call: &mut Incoming<'_>, message: &Bytes, logged: bool) {
+        let node = &self.node;
+        let live = Live::new(node, self.service, call);
+        let decided = node.decide(&live);
+        if logged || (self.service == Service::Nfs && decided.is_some()) {
+            node.history.lock().add(Facts::of(&live), ms(call.received));
+        }
+        let plan = decided.and_then(|decided| decided.plan);
+        let planned = plan.map(|plan| Arc::new(Planned::new(plan, self.service, message, &live, logged)));
+        call.planned = planned;
     }
 
     fn capture_call(&self, origin: &Origin, message: &[u8], comment: Option<&str>) {
@@ -244,34 +253,34 @@ impl rpc::server::Service for Door {
             args,
             received: node.clock.now(),
             underway: None,
+            planned: None,
         };
-        let plan = node.faults.load().plan(&Exchange {
-            direction: Direction::Call,
-            service: self.service,
-            peer: origin.peer,
-            program: header.program,
-            version: header.version,
-            procedure: header.procedure,
-            xid: header.xid,
-        });
-        self.capture_call(origin, &message, comment(plan).as_deref());
         let log = Logged::new(self.service, node, &call);
+        self.plan(&mut call, &message, log.is_some());
+        let comment = call.planned.as_ref().map(|planned| planned.comment());
+        self.capture_call(origin, &message, comment.as_deref());
         if let Some(log) = &log {
             node.event(log.call(node, &call));
         }
+        if self.service == Service::Statd && node.faults.load().is_hung(Service::Statd) {
+            // A statd that hangs after some calls: this may have been the last of them.
+            node.locks.conditions_changed(node, None);
+        }
         let slot = Slot::of(self.service, &call.header);
-        if plan == Plan::Drop {
-            node.calls.came(slot, false);
-            return Flow::Continue;
-        }
-        if self.service == Service::Nfs
-            && node.nfs.may_block(&call.args)
-            && self.hand_over(origin, &message, plan, call.received)
-        {
-            node.calls.came(slot, false);
-            return Flow::Continue;
-        }
-        let status = self.answer(&mut call, plan, out);
+        let status = match self.on_arrival(&call, out) {
+            Arrived::Over(status) => {
+                node.capture_reply(origin, out, mark, comment.as_deref());
+                status
+            }
+            Arrived::GoesOn => {
+                if self.service == Service::Nfs && node.nfs.may_block(&call.args) && self.hand_over(&call, &message)
+                {
+                    node.calls.came(slot, false);
+                    return Flow::Continue;
+                }
+                self.answer(&mut call, out)
+            }
+        };
         node.calls.came(slot, out.since(mark) > 0);
         if let Some(status) = status
             && let Some(log) = log
@@ -290,17 +299,8 @@ impl rpc::server::Service for Door {
     }
 }
 
-/// What a capture says of a call that is not simply answered.
-fn comment(plan: Plan) -> Option<String> {
-    match plan {
-        Plan::Proceed => None,
-        Plan::Delay(by) => Some(format!("nfslab: answered {by:?} later")),
-        Plan::Drop => Some("nfslab: dropped, never answered".to_owned()),
-    }
-}
-
 /// A call from its message; none if it is not one.
-fn reread<'a>(origin: &'a Arc<Origin>, message: &'a Bytes, received: Duration) -> Option<Incoming<'a>> {
+pub(super) fn reread<'a>(origin: &'a Arc<Origin>, message: &'a Bytes, received: Duration) -> Option<Incoming<'a>> {
     let mut reader = Reader::new(message);
     let header = CallHeader::read(&mut reader).ok()?;
     let credential = Credential::parse(&header.cred).ok()?;
@@ -311,6 +311,7 @@ fn reread<'a>(origin: &'a Arc<Origin>, message: &'a Bytes, received: Duration) -
         args: message.slice(reader.offset()..),
         received,
         underway: None,
+        planned: None,
     })
 }
 
@@ -384,10 +385,15 @@ struct Logged {
 
 impl Logged {
     fn new(service: Service, node: &Node, call: &Incoming<'_>) -> Option<Logged> {
-        let procedure = call.header.procedure;
         if service == Service::Nfs || !node.events.has_room_for_call(call.received) {
             return None;
         }
+        Logged::of(service, node, call)
+    }
+
+    /// The same, whether or not there is room.
+    fn of(service: Service, node: &Node, call: &Incoming<'_>) -> Option<Logged> {
+        let procedure = call.header.procedure;
         let (procedure, about) = match service {
             Service::Nfs => return None,
             Service::Portmap => portmap::describe(call.header.version, procedure, &call.args),

@@ -14,7 +14,10 @@ use super::{Node, Service};
 use crate::control::api;
 use crate::events::{What, ms};
 use crate::metrics::Slot;
-use faults::{Condition, Direction, Exchange, Plan};
+use super::look;
+use super::plan::{Outgoing, Planned};
+use bytes::Bytes;
+use faults::{Condition, Faults};
 use nlm::effect::{Effect, Effects, Event};
 use nlm::hosts::{HostKey, Monitored};
 use nlm::personality::Personality;
@@ -78,6 +81,8 @@ struct Pending {
     copy: bool,
     /// With a duplicate request cache: copies of the call are dropped for as long as this is kept.
     underway: Option<Arc<Underway>>,
+    /// What is to be done to the reply.
+    planned: Option<Arc<Planned>>,
 }
 
 impl Locks {
@@ -158,6 +163,7 @@ impl Locks {
                         about: view::about(node, &request),
                         received: call.received,
                         underway: call.underway.clone(),
+                        planned: call.planned.clone(),
                     },
                 );
                 Answer::Later
@@ -187,9 +193,9 @@ impl Locks {
         let (Some(node), Ok(permit)) = (node.me.upgrade(), permit) else {
             return format!("{status}, lost: too many answers are under way").into();
         };
-        let (to, args) = (*to, Encoded(args.into_bytes()));
+        let (to, args) = (*to, Args::Encoded(args.into_bytes()));
         tokio::spawn(async move {
-            deliver(&node, &to, procedure, &args).await;
+            deliver(&node, &to, procedure, args).await;
             drop(permit);
         });
         format!("{status}, by {procedure}").into()
@@ -200,6 +206,16 @@ impl Locks {
         self.state.lock().copies.contains_key(&(origin.peer.ip(), xid))
     }
 
+    /// The lock table, as far as rules may depend on it.
+    pub fn table(&self, now: Duration) -> faults::Table {
+        let state = self.state.lock();
+        faults::Table {
+            held: state.service.locks_held(),
+            waiting: state.service.waiting(),
+            grace: state.service.in_grace(now),
+        }
+    }
+
     /// What a call asks, in words.
     pub fn about(&self, node: &Node, version: u32, procedure: u32, args: &[u8]) -> String {
         match wire::decode(version, procedure, args) {
@@ -208,24 +224,26 @@ impl Locks {
         }
     }
 
-    /// Tells the service how lockd and statd are.
-    pub fn conditions_changed(&self, node: &Node) {
-        let conditions = node.faults.load().conditions;
-        let lockd = match conditions.get(Service::Lockd) {
-            Condition::Ok | Condition::Absent => Lockd::Ok,
+    /// Tells the service how lockd and statd are; `changed` is the service whose condition was set.
+    pub fn conditions_changed(&self, node: &Node, changed: Option<Service>) {
+        let faults = node.faults.load();
+        let lockd = match faults.conditions.get(Service::Lockd) {
             Condition::Slow(by) => Lockd::Slow(by),
             Condition::Hung => Lockd::Hung,
+            Condition::HungAfter(calls) => Lockd::HungAfter(calls),
+            Condition::Ok
+            | Condition::Absent
+            | Condition::Refused
+            | Condition::Failing
+            | Condition::LyingPort(_) => Lockd::Ok,
         };
-        let statd = match conditions.get(Service::Statd) {
-            Condition::Ok => Statd::Ok,
-            Condition::Absent => Statd::Absent,
-            Condition::Slow(by) => Statd::Slow(by),
-            Condition::Hung => Statd::Hung,
-        };
+        let statd = statd_as_seen(&faults);
+        // Its calls are counted from when it was set, even to what it was before.
+        let counts_anew = changed == Some(Service::Lockd) && matches!(lockd, Lockd::HungAfter(_));
         let mut state = self.state.lock();
         let now = node.clock.now();
         let State { service, fx, .. } = &mut *state;
-        if service.lockd() != lockd {
+        if service.lockd() != lockd || counts_anew {
             service.set_lockd(now, lockd, &files(node), fx);
         }
         if service.statd() != statd {
@@ -382,8 +400,18 @@ impl Locks {
                 }
             }
             Effect::Monitor { peer, private, .. } => {
-                if let Some(done) = node.statd.monitor(node, peer, private) {
-                    let State { service, fx, .. } = state;
+                let State { service, fx, .. } = state;
+                let faults = node.faults.load();
+                if let Condition::HungAfter(calls) = faults.conditions.get(Service::Statd)
+                    && !faults.answered.one_more(Service::Statd, calls)
+                {
+                    return; // it has hung meanwhile: the upcall waits as long as it does for any silent statd
+                }
+                let done = node.statd.monitor(node, peer, private);
+                if faults.is_hung(Service::Statd) {
+                    service.set_statd(node.clock.now(), Statd::Hung, &files(node), fx);
+                }
+                if let Some(done) = done {
                     service.monitored(node.clock.now(), peer, done, &files(node), fx);
                 }
             }
@@ -435,10 +463,10 @@ impl Pending {
         let status = node
             .locks
             .answer(node, &self.from, self.way, &self.cookie, reply, &mut out);
-        if let Some(underway) = &self.underway {
-            underway.answered(out.bytes_since(mark));
+        if let Some(node) = node.me.upgrade() {
+            let (planned, underway) = (self.planned.as_ref(), self.underway.as_ref());
+            node.finish(&self.origin, planned, underway, &mut out, mark);
         }
-        node.capture_reply(&self.origin, &out, mark, None);
         node.event(What::Reply {
             peer: self.origin.peer.ip(),
             service: Service::Lockd.name(),
@@ -449,9 +477,11 @@ impl Pending {
             copy: self.copy,
             took_ms: ms(node.clock.now() - self.received),
         });
-        let slot = Slot::new(Service::Lockd, self.from.version, self.procedure);
-        node.calls.answered_later(slot);
-        self.origin.reply(out);
+        if !out.is_empty() {
+            let slot = Slot::new(Service::Lockd, self.from.version, self.procedure);
+            node.calls.answered_later(slot);
+            self.origin.reply(out);
+        }
     }
 }
 
@@ -473,35 +503,35 @@ pub async fn drive(node: Arc<Node>) {
 
 /// Delivers a GRANTED and tells the service whether it arrived.
 async fn call_back(node: Arc<Node>, callback: Box<Callback>) {
-    let args = Encoded::granted(&callback);
-    let delivered = deliver(&node, &callback.host, NlmProc::NLM_GRANTED_MSG, &args).await;
+    let (host, id) = (callback.host, callback.id);
+    let delivered = deliver(&node, &host, NlmProc::NLM_GRANTED_MSG, Args::Granted(callback)).await;
     let mut state = node.locks.state.lock();
     let State { service, fx, .. } = &mut *state;
-    service.callback_sent(node.clock.now(), callback.id, delivered, fx);
+    service.callback_sent(node.clock.now(), id, delivered, fx);
     node.locks.carry_out(&node, state);
 }
 
 /// Calls a client's lock manager; whether it heard. Outgoing calls pass the hook for faults like any other.
-async fn deliver(node: &Node, host: &HostKey, procedure: NlmProc, args: &Encoded) -> bool {
-    let plan = node.faults.load().plan(&Exchange {
-        direction: Direction::Callback,
-        service: Service::Lockd,
-        peer: SocketAddr::new(host.peer, 0),
-        program: proto::nlm::PROGRAM,
-        version: host.version,
-        procedure: procedure.0,
-        xid: 0,
-    });
-    if let Plan::Delay(by) = plan {
-        node.clock.sleep_until(Some(node.clock.now() + by)).await;
+async fn deliver(node: &Node, host: &HostKey, procedure: NlmProc, args: Args) -> bool {
+    let transport = match host.transport {
+        nlm::hosts::Transport::Tcp => faults::Transport::Tcp,
+        nlm::hosts::Transport::Udp => faults::Transport::Udp,
+    };
+    let call = (proto::nlm::PROGRAM, host.version, procedure.0);
+    let mut facts = look::callback(Service::Lockd, host.peer, transport, call);
+    if let Args::Granted(callback) = &args {
+        look::granted(node, &mut facts, callback);
     }
-    let (delivered, outcome) = match plan {
+    let (delivered, outcome) = match node.before_callback(&facts).await {
         // To us a lost datagram looks like a delivered one.
-        Plan::Drop => (true, "lost on the way".to_owned()),
-        Plan::Proceed | Plan::Delay(_) => match node.locks.callbacks.call(host, procedure, args).await {
-            Ok(()) => (true, "delivered".to_owned()),
-            Err(error) => (false, error.to_string()),
-        },
+        None => (true, "lost on the way".to_owned()),
+        Some(outgoing) => {
+            let args = match &args {
+                Args::Granted(callback) => Encoded::granted(callback, &outgoing),
+                Args::Encoded(args) => Encoded(outgoing.words(args.clone())),
+            };
+            send(node, host, procedure, &args, &outgoing).await
+        }
     };
     node.event(What::Callback {
         peer: host.peer,
@@ -510,6 +540,56 @@ async fn deliver(node: &Node, host: &HostKey, procedure: NlmProc, args: &Encoded
         delivered,
     });
     delivered
+}
+
+/// What a callback says.
+enum Args {
+    /// GRANTED.
+    Granted(Box<Callback>),
+    /// Anything else.
+    Encoded(Bytes),
+}
+
+/// Sends a callback as often as is planned; the first delivery counts.
+async fn send(
+    node: &Node,
+    host: &HostKey,
+    procedure: NlmProc,
+    args: &Encoded,
+    outgoing: &Outgoing,
+) -> (bool, String) {
+    let mut first = None;
+    for _ in 0..outgoing.times {
+        let sent = node.locks.callbacks.call(host, outgoing.port(), procedure, args).await;
+        first.get_or_insert(match sent {
+            Ok(()) => (true, "delivered".to_owned()),
+            Err(error) => (false, error.to_string()),
+        });
+    }
+    first.unwrap_or((true, "lost on the way".to_owned()))
+}
+
+/// How statd is to the lock service's upcall, which asks the port mapper first (`nsm_create` and `call_bind_status` of
+/// Linux 6.1).
+fn statd_as_seen(faults: &Faults) -> Statd {
+    if !faults.conditions.get(Service::Portmap).listens() {
+        return Statd::Refused;
+    }
+    match faults.conditions.get(Service::Statd) {
+        _ if faults.is_hung(Service::Statd) => Statd::Hung,
+        Condition::Ok | Condition::HungAfter(_) => Statd::Ok,
+        Condition::Absent | Condition::LyingPort(0) => Statd::Absent,
+        // Nothing is supposed to listen on the wrong port.
+        Condition::Refused | Condition::LyingPort(_) => Statd::Refused,
+        Condition::Hung => Statd::Hung,
+        Condition::Slow(by) => Statd::Slow(by),
+        Condition::Failing => Statd::Fails,
+    }
+}
+
+/// A call's arguments; none if they cannot be read.
+pub fn read(version: u32, procedure: u32, args: &[u8]) -> Option<Request<'_>> {
+    wire::decode(version, procedure, args).ok().map(|decoded| decoded.request)
 }
 
 /// A peer as a person names it.

@@ -15,16 +15,22 @@
 mod callbacks;
 mod dispatch;
 mod exports;
+mod forge;
+mod gates;
 mod handle_key;
 mod listeners;
 mod locks;
+mod look;
+mod plan;
 mod populate;
 mod portmap;
 mod repeated;
+mod rules;
 mod statd;
 mod stores;
 
 pub use exports::{ExportSpec, StoreSpec};
+pub use gates::Verdict;
 pub use listeners::{MOUNT_PORT, NLM_PORT, NSM_PORT, Ports};
 pub use populate::EXAMPLE as POPULATE_EXAMPLE;
 pub use repeated::Drc;
@@ -34,15 +40,22 @@ use crate::clock::Clock;
 use crate::control::api::{BreakLocks, GraphView, LockPage, PeerView, ServiceView};
 use crate::control::client::Endpoint;
 use crate::events::{EventLog, What};
+use crate::journal::Journal;
 use crate::metrics::Calls;
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use callbacks::Callbacks;
 use dispatch::Door;
+use faults::active::Active;
+use faults::history::History;
+use faults::journal::Replay;
+use faults::rule::Rule;
 use faults::{Condition, Conditions, Faults, Service};
+use gates::Gates;
 use listeners::Listeners;
 use locks::Locks;
 use nfsd::{Exports, Mount, Nfs3};
+use parking_lot::Mutex;
 use portmap::{Registry, System};
 use repeated::Repeated;
 use rpc::msg::Transport;
@@ -112,6 +125,12 @@ pub struct Config {
     pub conditions: Conditions,
     /// Which programs answer a repeated call as before rather than execute it again.
     pub drc: Drc,
+    /// The rules at the start.
+    pub rules: Vec<Rule>,
+    /// Where the decisions are written.
+    pub journal: Option<PathBuf>,
+    /// A journal from which the decisions are taken.
+    pub replay: Option<faults::journal::Journal>,
     /// Where every message is recorded.
     pub pcap: Option<PathBuf>,
     /// Written once every listener accepts.
@@ -134,6 +153,14 @@ impl Config {
             Service::Statd => self.statd == StatdAt::Builtin,
             _ => true,
         })
+    }
+
+    /// Whether each service can be as it is to be at the start.
+    fn check_conditions(&self) -> Result<()> {
+        for (service, condition) in self.conditions.iter() {
+            condition.check(service)?;
+        }
+        Ok(())
     }
 
     /// What the rpc.statd of this host needs to find our lock service.
@@ -178,6 +205,9 @@ impl Default for Config {
             limits: Limits::default(),
             conditions: Conditions::default(),
             drc: Drc::default(),
+            rules: vec![],
+            journal: None,
+            replay: None,
             pcap: None,
             ready_file: None,
             handle_key: None,
@@ -205,7 +235,14 @@ pub struct Node {
     pub(crate) calls: Calls,
     me: Weak<Node>,
     faults: ArcSwap<Faults>,
+    /// For every hashed choice.
+    seed: u64,
+    gates: Gates,
+    journal: Journal,
+    /// Which calls there were.
+    history: Mutex<History>,
     at_start: Conditions,
+    rules_at_start: Vec<Rule>,
     registry: Registry,
     /// The services that are part of this server.
     ours: BTreeSet<Service>,
@@ -262,13 +299,26 @@ impl Node {
             .as_nanos() as u64;
         let (personality, grace) = (config.personality.clone(), config.grace);
         let statd = Statd::new(clock.now(), config.state_dir.as_deref(), config.statd)?;
+        let journal = Journal::new(config.seed, config.journal.as_deref())?;
         // About a millisecond each; they begin again after seven weeks.
         let instance = (verifier >> 20) as u32;
         let node = Arc::new_cyclic(|me| Node {
             me: me.clone(),
             faults: ArcSwap::from_pointee(Faults {
                 conditions: config.conditions,
+                rules: Arc::new(Active::new(
+                    config.rules.clone(),
+                    config.seed,
+                    clock.now(),
+                    config.replay.clone().map(Replay::new),
+                )),
+                ..Faults::default()
             }),
+            seed: config.seed,
+            gates: Gates::default(),
+            journal,
+            history: Mutex::default(),
+            rules_at_start: config.rules.clone(),
             calls: Calls::default(),
             at_start: config.conditions,
             registry: Registry::default(),
@@ -297,7 +347,11 @@ impl Node {
     }
 
     fn event(&self, what: What) {
-        self.events.add(self.clock.now(), what);
+        let event = self.events.add(self.clock.now(), what);
+        let faults = self.faults.load();
+        if faults.rules.watches_events() {
+            faults.rules.observe(&event.names());
+        }
     }
 
     fn door(&self, service: Service) -> Option<Arc<dyn rpc::server::Service>> {
@@ -309,10 +363,11 @@ impl Node {
         self.listeners.get().context("the server has not started")
     }
 
-    fn register(&self, service: Service, listeners: &Listeners) {
+    /// Enters a service with the port that its condition has the port mapper name, which need not be its own.
+    fn register(&self, service: Service, port: u16, listeners: &Listeners) {
         let (program, versions) = programs(service);
         for address in listeners.registered() {
-            let address = SocketAddr::new(address, listeners.ports().get(service));
+            let address = SocketAddr::new(address, port);
             for version in versions {
                 for transport in [Transport::Tcp, Transport::Udp] {
                     self.registry
@@ -327,16 +382,13 @@ impl Node {
         self.ours.contains(&service)
     }
 
-    /// The same with the port mapper of this host, if that is the one.
-    async fn register_with_system(&self, service: Service, listeners: &Listeners) -> Result<()> {
+    /// The same with the port mapper of this host, if that is the one. Instead of naming port 0 it does not know the
+    /// service, which is the same to those who ask.
+    async fn register_with_system(&self, service: Service, port: u16) -> Result<()> {
         let (program, versions) = programs(service);
         match &self.system {
-            Some(system) => {
-                system
-                    .register(program, versions, listeners.ports().get(service))
-                    .await
-            }
-            None => Ok(()),
+            Some(system) if port != 0 => system.register(program, versions, port).await,
+            _ => Ok(()),
         }
     }
 
@@ -349,11 +401,11 @@ impl Node {
     /// Registers every service that listens with the port mapper of this host: all of them or none.
     async fn register_all_with_system(&self, conditions: &Conditions) -> Result<()> {
         let listeners = self.listeners()?;
-        let present = |(service, condition)| {
-            (self.is_ours(service) && condition != Condition::Absent).then_some(service)
-        };
-        for service in conditions.iter().filter_map(present) {
-            if let Err(error) = self.register_with_system(service, listeners).await {
+        for (service, condition) in conditions.iter().filter(|(service, _)| self.is_ours(*service)) {
+            let Some(port) = condition.registered(listeners.ports().get(service)) else {
+                continue;
+            };
+            if let Err(error) = self.register_with_system(service, port).await {
                 self.withdraw_all_from_system().await;
                 return Err(error);
             }
@@ -382,9 +434,15 @@ impl Node {
     /// Sets how a service is: sockets, registration and the lock service's view of statd follow.
     ///
     /// # Errors
-    /// If a service that was absent cannot listen again.
+    /// If the service cannot be so, or is not part of this server, or if one that had no sockets cannot listen again.
     pub async fn set_condition(&self, service: Service, condition: Condition) -> Result<()> {
         let _alone = self.changing.lock().await;
+        self.make(service, condition).await
+    }
+
+    /// [`set_condition`](Self::set_condition), for who has [`changing`](Self::changing).
+    async fn make(&self, service: Service, condition: Condition) -> Result<()> {
+        condition.check(service)?;
         let listeners = self.listeners()?;
         if service == Service::Portmap && self.system.is_some() {
             bail!("the port mapper is the system's (--ports portmap=system), and stays as it is");
@@ -392,21 +450,29 @@ impl Node {
         if !self.is_ours(service) {
             bail!("statd is the system's (--statd system): stop, kill or start rpc.statd itself");
         }
-        if condition == Condition::Absent {
-            self.registry.withdraw(service);
-            self.withdraw_from_system(service).await;
-            self.set_in_faults(service, condition);
-            listeners.close(service).await;
-            self.repeated.clear(service);
-        } else {
+        let own = listeners.ports().get(service);
+        let before = self.faults.load().conditions.get(service).registered(own);
+        let registered = condition.registered(own);
+        if condition.listens() {
             let door = self.door(service).context("the server is stopping")?;
             listeners.open(service, door)?;
-            self.register(service, listeners);
-            self.register_with_system(service, listeners).await?;
-            self.set_in_faults(service, condition);
+        }
+        if registered.is_none() || registered != before {
+            self.registry.withdraw(service);
+            self.withdraw_from_system(service).await;
+        }
+        if let Some(port) = registered {
+            self.register(service, port, listeners);
+            self.register_with_system(service, port).await?;
+        }
+        self.set_in_faults(service, condition);
+        if !condition.listens() {
+            listeners.close(service).await;
+            self.repeated.clear(service);
         }
         self.event(What::condition(service, condition));
-        self.locks.conditions_changed(self);
+        self.statd.conditions_changed(self);
+        self.locks.conditions_changed(self, Some(service));
         Ok(())
     }
 
@@ -414,6 +480,7 @@ impl Node {
     fn set_in_faults(&self, service: Service, condition: Condition) {
         let mut faults = Faults::clone(&self.faults.load());
         faults.conditions.set(service, condition);
+        faults.answered.restart(service);
         self.faults.store(Arc::new(faults));
     }
 
@@ -456,6 +523,10 @@ impl Node {
         self.locks.reset(self);
         self.statd.reset(self);
         self.repeated.clear_all();
+        self.set_rules(self.rules_at_start.clone());
+        self.gates.reset();
+        self.history.lock().clear();
+        self.journal.clear();
         for (service, condition) in self.at_start.iter() {
             if self.faults.load().conditions.get(service) != condition {
                 self.set_condition(service, condition).await?;
@@ -498,6 +569,7 @@ impl Server {
     /// # Errors
     /// A port or file that cannot be had, with the flag that mends it. Nothing is half started.
     pub async fn start(config: Config) -> Result<Server> {
+        config.check_conditions()?;
         config.check_statd()?;
         let (listeners, bound) =
             Listeners::bind(&config.bind, config.ports, config.services(), config.limits)?;
@@ -512,16 +584,20 @@ impl Server {
             ready_file: config.ready_file.clone(),
         };
         for (service, sockets) in bound {
-            if config.conditions.get(service) == Condition::Absent {
+            let condition = config.conditions.get(service);
+            if let Some(port) = condition.registered(listeners.ports().get(service)) {
+                node.register(service, port, &listeners);
+            }
+            if !condition.listens() {
                 continue; // dropping the sockets closes them
             }
-            node.register(service, &listeners);
             if let Some(door) = node.door(service) {
                 listeners.serve(service, sockets, door);
             }
         }
         let _ = node.listeners.set(listeners);
-        node.locks.conditions_changed(&node);
+        node.statd.conditions_changed(&node);
+        node.locks.conditions_changed(&node, None);
         server.tasks.spawn(locks::drive(node.clone()));
         server.tasks.spawn(statd::drive(node.clone()));
         server.tasks.spawn(statd::system::drive(node.clone()));

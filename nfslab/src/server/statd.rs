@@ -15,7 +15,10 @@ use super::portmap::port_of;
 use super::{Node, Service, StatdAt};
 use crate::events::What;
 use anyhow::Result;
-use faults::{Direction, Exchange, Plan};
+use super::callbacks::Encoded;
+use super::look;
+use faults::action::Field;
+use faults::Condition;
 use nlm::hosts::Private;
 use nlm::request::PeerSelector;
 use nsm::monitor::Caller;
@@ -27,7 +30,7 @@ use proto::nsm::{Mon, MonId, MyId, SmName, SmProc, SmRes, SmStatRes, StatChge};
 use proto::portmap;
 use rpc::client::{CallError, Client, Identity, Options, Tap, Target};
 use rpc::msg::{RpcError, Transport};
-use rpc::xdr::{Decode, Encode, Reader, Writer};
+use rpc::xdr::{self, Decode, Encode, Reader, Writer};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -189,6 +192,15 @@ impl Statd {
         self.carry_out(node, state);
     }
 
+    /// Tells the monitor whether it is to fail.
+    pub fn conditions_changed(&self, node: &Node) {
+        let condition = node.faults.load().conditions.get(Service::Statd);
+        self.state
+            .lock()
+            .monitor
+            .set_failing(condition == Condition::Failing);
+    }
+
     /// Forgets whom it watches, and tells nobody.
     pub fn reset(&self, node: &Node) {
         let mut state = self.state.lock();
@@ -280,40 +292,39 @@ async fn tell(node: Arc<Node>, notify: Notify) {
 }
 
 async fn send(node: &Node, address: IpAddr, notify: &Notify) -> Notified {
-    let plan = node.faults.load().plan(&Exchange {
-        direction: Direction::Callback,
-        service: Service::Statd,
-        peer: SocketAddr::new(address, 0),
-        program: proto::nsm::PROGRAM,
-        version: proto::nsm::V1,
-        procedure: SmProc::SM_NOTIFY.0,
-        xid: 0,
-    });
-    match plan {
-        Plan::Drop => return Notified::Failed,
-        Plan::Delay(by) => node.clock.sleep_until(Some(node.clock.now() + by)).await,
-        Plan::Proceed => {}
-    }
+    let call_of = (proto::nsm::PROGRAM, proto::nsm::V1, SmProc::SM_NOTIFY.0);
+    let facts = look::callback(Service::Statd, address, faults::Transport::Udp, call_of);
+    let Some(outgoing) = node.before_callback(&facts).await else {
+        return Notified::Failed;
+    };
+    let state = outgoing.get(Field::State).map_or(notify.state, |state| state as i32);
     let delivered = async {
         let ask = call(node, address, portmap::PMAP_PORT).await?;
         let statd = (proto::nsm::PROGRAM, proto::nsm::V1);
-        let Some(port) = port_of(&ask, Transport::Udp, statd, PATIENCE).await? else {
+        let port = match outgoing.port() {
+            Some(port) => Some(port),
+            None => port_of(&ask, Transport::Udp, statd, PATIENCE).await?,
+        };
+        let Some(port) = port else {
             return Ok(Notified::NoMonitor);
         };
         let target = Target::new(proto::nsm::PROGRAM, proto::nsm::V1, SmProc::SM_NOTIFY.0);
         let change = StatChge {
             mon_name: notify.mon_name.as_bytes().into(),
-            state: notify.state,
+            state,
         };
-        call(node, address, port)
-            .await?
-            .call(target, &change, PATIENCE)
-            .await?;
+        let change = Encoded(outgoing.words(xdr::to_bytes(&change)));
+        for _ in 0..outgoing.times {
+            call(node, address, port)
+                .await?
+                .call(target, &change, PATIENCE)
+                .await?;
+        }
         Ok::<_, CallError>(Notified::Answered)
     };
     let (result, outcome) = match delivered.await {
         Ok(Notified::NoMonitor) => (Notified::NoMonitor, "its port mapper knows no statd".to_owned()),
-        Ok(result) => (result, format!("delivered, state {}", notify.state)),
+        Ok(result) => (result, format!("delivered, state {state}")),
         Err(error) => (Notified::Failed, error.to_string()),
     };
     let delivered = result == Notified::Answered;

@@ -66,6 +66,20 @@ impl LockService {
         }
     }
 
+    /// Whether a worker that is free takes the next call.
+    pub(super) fn takes_calls(&self) -> bool {
+        match self.lockd {
+            Lockd::Hung => false,
+            Lockd::HungAfter(_) => self.left > 0,
+            Lockd::Ok | Lockd::Slow(_) => true,
+        }
+    }
+
+    /// A worker has taken a call.
+    pub(super) fn took_call(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
+
     /// Does everything that can be done at this time.
     pub(super) fn pump(&mut self, now: Now, files: &dyn Files, fx: &mut Effects) {
         if self.lockd == Lockd::Hung {
@@ -78,7 +92,7 @@ impl LockService {
                 moved |= self.advance(worker, now, files, fx);
             }
         }
-        if self.free_worker().is_some() {
+        if self.free_worker().is_some() && self.takes_calls() {
             self.repeat_due_grants(now, fx);
         }
     }
@@ -90,9 +104,15 @@ impl LockService {
         };
         match work {
             None => {
+                if !self.takes_calls() {
+                    return false;
+                }
                 let Some(call) = self.queue.pop_front() else {
                     return false;
                 };
+                if matches!(call, Queued::Call { .. }) {
+                    self.took_call();
+                }
                 match self.lockd {
                     Lockd::Slow(_) => self.keep(worker, call, Doing::Slowed { taken: now }),
                     _ => self.run(worker, now, call, false, files, fx),

@@ -299,6 +299,52 @@ fn a_slow_lockd_takes_its_time_for_each_call_and_a_hung_one_for_ever() {
 }
 
 #[test]
+fn a_lockd_may_hang_after_some_calls() {
+    let mut lab = Lab::new("linux-6.1");
+    lab.lockd(Lockd::HungAfter(2));
+    // The first keeps the worker for an upcall, and counts once.
+    lab.statd(Statd::Slow(secs(5.0)));
+    let calls = [
+        lab.send_lock(asker(2, 1)),
+        lab.send(3, Request::Null),
+        lab.send(3, Request::Null),
+    ];
+    lab.run_until(1000.0);
+    assert_eq!(
+        (lab.answered(calls[0]), lab.answered(calls[1])),
+        (secs(5.0), secs(5.0))
+    );
+    assert!(!lab.is_answered(calls[2]) && lab.service.next_wakeup().is_none());
+    assert_eq!(
+        lab.service.lockd(),
+        Lockd::HungAfter(2),
+        "it is named as it was set"
+    );
+    lab.with_service(|s, now, fx| s.server_rebooted(now, secs(0.0), fx));
+    let call = lab.send(3, Request::Null);
+    assert!(!lab.is_answered(call), "a reboot does not cure lockd");
+    lab.lockd(Lockd::Ok);
+    assert!(lab.is_answered(call));
+    lab.lockd(Lockd::HungAfter(1));
+    let calls = [lab.send(3, Request::Null), lab.send(3, Request::Null)];
+    assert_eq!(calls.map(|call| lab.is_answered(call)), [true, false]);
+}
+
+#[test]
+fn a_statd_whose_port_refuses_is_given_up_at_once() {
+    let mut lab = Lab::new("linux-6.1");
+    lab.statd(Statd::Refused);
+    assert_eq!(lab.lock(asker(2, 1)), NOLOCKS);
+    assert_eq!(outcomes(&lab), [UpcallOutcome::Unreachable]);
+    // One that dies with the call that it has: the connection is reset, and the port refuses the next.
+    lab.statd(Statd::Slow(secs(20.0)));
+    let call = lab.send_lock(asker(2, 1));
+    lab.run_until(3.0);
+    lab.statd(Statd::Refused);
+    assert_eq!((lab.answered(call), lab.stat(call)), (secs(3.0), NOLOCKS));
+}
+
+#[test]
 fn a_slow_lockd_stalls_before_the_upcall_too() {
     let mut lab = Lab::new("linux-6.1");
     lab.lockd(Lockd::Slow(secs(2.0)));

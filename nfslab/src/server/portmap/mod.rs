@@ -176,9 +176,10 @@ impl Registry {
         entries.len() < before
     }
 
-    /// Where exactly this version is.
+    /// Where exactly this version is. One that is listed with port 0 is nowhere.
     fn exact(&self, key: Key) -> Option<SocketAddr> {
-        self.entries.read().get(&key).map(|entry| entry.address)
+        let address = self.entries.read().get(&key).map(|entry| entry.address);
+        address.filter(|address| address.port() != 0)
     }
 
     /// As rpcbind does, a version that is not there is answered with the address of another version of the
@@ -193,7 +194,8 @@ impl Registry {
                 .find(|((_, _, net), _)| *net == netid)
                 .map(|(_, entry)| entry)
         };
-        exact.or_else(any).map(|entry| entry.address)
+        let address = exact.or_else(any).map(|entry| entry.address);
+        address.filter(|address| address.port() != 0)
     }
 
     /// All of them, in order.

@@ -142,7 +142,7 @@ fn put_addrlist(asker: Asker, rpcb: &Rpcb<'_>, list: &[(Key, Entry)], w: &mut Wr
     };
     let found: Vec<(Netid, String)> = list
         .iter()
-        .filter(|(key, _)| wanted(key))
+        .filter(|(key, entry)| wanted(key) && entry.address.port() != 0)
         .map(|((_, _, netid), entry)| (*netid, to_uaddr(merge(asker, entry.address))))
         .collect();
     let entries = found.iter().map(|(netid, address)| RpcbEntry {
