@@ -102,7 +102,7 @@ pub struct Active {
 }
 
 /// A rule and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RuleView {
     /// Its name.
     pub name: String,
@@ -201,7 +201,11 @@ impl Active {
     /// Whether what a rule waits for has happened.
     pub(crate) fn is_armed(&self, rule: &Rule) -> bool {
         let state = self.state.lock();
-        let its = self.rules.iter().zip(&state.rules).find(|(one, _)| one.name == rule.name);
+        let its = self
+            .rules
+            .iter()
+            .zip(&state.rules)
+            .find(|(one, _)| one.name == rule.name);
         its.is_some_and(|(_, state)| state.armed)
     }
 
@@ -376,7 +380,8 @@ impl State {
 
     fn observe(&mut self, rules: &[Rule], names: &[impl AsRef<str>]) {
         for (rule, state) in rules.iter().zip(&mut self.rules) {
-            let meant = |pattern: &crate::pattern::Pattern| names.iter().any(|name| pattern.fits(name.as_ref()));
+            let meant =
+                |pattern: &crate::pattern::Pattern| names.iter().any(|name| pattern.fits(name.as_ref()));
             state.armed |= rule.when.after.as_ref().is_some_and(meant);
             state.ended |= rule.until.event.as_ref().is_some_and(meant);
         }

@@ -25,15 +25,22 @@ impl FromStr for Sample {
         for pair in &pairs {
             insert(&mut table, pair)?;
         }
-        let Rule { calls, .. } = Rule::deserialize(table).map_err(|error| error.message().to_owned())?.checked()?;
+        let Rule { calls, .. } = Rule::deserialize(table)
+            .map_err(|error| error.message().to_owned())?
+            .checked()?;
         let (Some(service), 1) = (calls.call.service, calls.call.procedures.len()) else {
-            return Err(format!("{} is not one call: expected one procedure, as nlm.lock", calls.call));
+            return Err(format!(
+                "{} is not one call: expected one procedure, as nlm.lock",
+                calls.call
+            ));
         };
         let exact = |pattern: &crate::pattern::Pattern| match pattern.exact() {
             Some(text) => Ok(text.to_owned()),
             None => Err(format!("'{pattern}' is a pattern: a call has one name")),
         };
-        let peer = calls.peer.map(|peer| peer.exact().ok_or_else(|| format!("'{peer}' is not one address")));
+        let peer = calls
+            .peer
+            .map(|peer| peer.exact().ok_or_else(|| format!("'{peer}' is not one address")));
         let peer = peer.transpose()?.unwrap_or_else(|| [127, 0, 0, 1].into());
         let caller = calls.caller.as_ref().map(exact).transpose()?;
         let lock = (service == Service::Lockd).then_some(LockFacts {
@@ -83,7 +90,7 @@ const fn program_of(service: Service) -> (u32, u32) {
 }
 
 /// What one rule would do about a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Explained {
     /// The rule.
     pub rule: String,
@@ -120,7 +127,14 @@ impl Active {
     }
 
     /// What stands in the way of a rule, or what it would do.
-    fn would(&self, rule: &Rule, ended: bool, counted: u64, call: &dyn Look, table: &Table) -> Result<String, String> {
+    fn would(
+        &self,
+        rule: &Rule,
+        ended: bool,
+        counted: u64,
+        call: &dyn Look,
+        table: &Table,
+    ) -> Result<String, String> {
         rule.calls.check(call).map_err(|miss| miss.to_string())?;
         if ended {
             return Err("it is over (until)".to_owned());
@@ -143,11 +157,20 @@ impl Active {
         };
         let next = counted + 1;
         if rule.when.per == crate::rule::Per::Rule && !rule.when.counts(next) {
-            return Err(format!("it would be {way} {next} that it counts, and is not chosen"));
+            return Err(format!(
+                "it would be {way} {next} that it counts, and is not chosen"
+            ));
         }
-        let chance = rule.when.p.map_or(String::new(), |p| format!(", with a chance of {p}"));
+        let chance = rule
+            .when
+            .p
+            .map_or(String::new(), |p| format!(", with a chance of {p}"));
         let call = history::describe(call);
-        Ok(format!("{} at {} would be done to {call}{chance}", rule.deed.action, rule.at()))
+        Ok(format!(
+            "{} at {} would be done to {call}{chance}",
+            rule.deed.action,
+            rule.at()
+        ))
     }
 }
 
@@ -168,12 +191,21 @@ mod tests {
             "nfs.* -> drop",
         ];
         let rules = lines.iter().map(|line| line.parse().unwrap()).collect();
-        let rules = RuleFile { rules, tables: vec![] }.into_rules().unwrap();
+        let rules = RuleFile {
+            rules,
+            tables: vec![],
+        }
+        .into_rules()
+        .unwrap();
         let active = Active::new(rules, 1, Duration::ZERO, None);
         let call: Sample = "nlm.lock path=/lab/f owner=3 exclusive=true".parse().unwrap();
         let told = active.explain(Duration::ZERO, &call.0, &Table::default());
         let why: Vec<&str> = told.iter().map(|one| one.why.as_str()).collect();
-        assert!(why[0].contains("owner=4") && why[0].contains("has 3"), "{}", why[0]);
+        assert!(
+            why[0].contains("owner=4") && why[0].contains("has 3"),
+            "{}",
+            why[0]
+        );
         assert!(why[1].contains("call 1"), "{}", why[1]);
         assert!(why[2].contains("lockd/granted"), "{}", why[2]);
         assert!(why[3].contains("0 held"), "{}", why[3]);
@@ -183,6 +215,11 @@ mod tests {
         assert_eq!(acts, [false, false, false, false, true, false, false]);
         assert_eq!(active.view(Duration::ZERO)[4].counted, 0);
         assert!("nlm.*".parse::<Sample>().unwrap_err().contains("one procedure"));
-        assert!("nlm.lock path=/a*".parse::<Sample>().unwrap_err().contains("pattern"));
+        assert!(
+            "nlm.lock path=/a*"
+                .parse::<Sample>()
+                .unwrap_err()
+                .contains("pattern")
+        );
     }
 }

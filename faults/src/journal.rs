@@ -105,6 +105,17 @@ impl Journal {
         Ok(Journal { header, entries })
     }
 
+    /// As it is written: JSON lines.
+    pub fn to_lines(&self) -> String {
+        let mut text = serde_json::to_string(&self.header).unwrap_or_default();
+        for entry in &self.entries {
+            text.push('\n');
+            text.push_str(&serde_json::to_string(entry).unwrap_or_default());
+        }
+        text.push('\n');
+        text
+    }
+
     /// What must be the same in two runs: every rule with its decisions in their order, without what the client chose.
     pub fn comparable(&self) -> BTreeMap<&str, Vec<String>> {
         let mut rules: BTreeMap<&str, Vec<String>> = BTreeMap::new();

@@ -46,7 +46,7 @@ pub enum Expectation {
 }
 
 /// Whether it is so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Checked {
     /// What is expected.
     pub expect: String,

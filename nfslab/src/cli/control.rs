@@ -11,7 +11,7 @@ use std::future::Future;
 
 /// Which server.
 #[derive(Debug, Args)]
-struct At {
+pub(super) struct At {
     /// The server's control API: ADDR:PORT or unix:PATH.
     #[arg(long, global = true, env = "NFSLAB_CONTROL", value_name = "WHERE", default_value = Endpoint::DEFAULT)]
     control: Endpoint,
@@ -19,7 +19,7 @@ struct At {
 
 impl At {
     /// Runs `ask` against the server; a refusal is exit code 1.
-    fn ask<T, F: Future<Output = Result<T>>>(
+    pub(super) fn ask<T, F: Future<Output = Result<T>>>(
         &self,
         ask: impl FnOnce(Control) -> F,
     ) -> Result<T, super::Stopped> {

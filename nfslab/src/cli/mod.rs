@@ -5,6 +5,7 @@
 mod control;
 mod kernels;
 mod output;
+mod rules;
 mod run;
 mod serve;
 mod shell;
@@ -85,6 +86,12 @@ enum Command {
     Events(control::EventsCommand),
     /// The clock of a running server.
     Clock(control::Clock),
+    /// The rules of a running server: which calls meet which fault.
+    Rule(rules::Rule),
+    /// Gates at which calls wait until they are let go.
+    Gate(rules::Gate),
+    /// Check that the calls so far are as expected, and that every rule was done.
+    Verify(rules::Verify),
     /// Put a running server back as it was at the start: services, locks, monitored peers.
     Reset(control::Reset),
 }
@@ -116,6 +123,9 @@ pub fn main() -> ExitCode {
         Command::Lock(command) => command.main(cli.output),
         Command::Events(command) => command.main(cli.output),
         Command::Clock(command) => command.main(cli.output),
+        Command::Rule(command) => command.main(cli.output),
+        Command::Gate(command) => command.main(cli.output),
+        Command::Verify(command) => command.main(cli.output),
         Command::Reset(command) => command.main(cli.output),
     };
     let exit = done.unwrap_or_else(|Stopped { exit, error }| {

@@ -5,11 +5,13 @@ use crate::control::client::Endpoint;
 use crate::server::{
     Config, ControlAt, Drc, ExportSpec, POPULATE_EXAMPLE, Ports, Server, StatdAt, personalities,
 };
-use anyhow::anyhow;
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use faults::journal::Journal;
+use faults::rule::{Rule, RuleFile};
 use rpc::server::Limits;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Flags of `nfslab serve`.
@@ -72,6 +74,15 @@ pub struct Serve {
     /// their locks again. Without it nothing is kept, and nobody is told.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Rules to start with (TOML): which calls meet which fault. See `nfslab rule --help`.
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+    /// Write every decision of the rules to FILE, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Take the decisions from a journal instead, and end with exit code 1 at the first call that is not as in it.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
     /// Record every RPC as pcapng, with what was done to it.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -93,9 +104,31 @@ The control API on a running server (curl http://127.0.0.1:9049/v1/…):
   GET /v1/services   PUT /v1/services/statd {\"condition\": \"absent\"}
   GET /v1/peers      DELETE /v1/peers[/NAME]
   GET /v1/locks      GET /v1/events[?after=N&follow=true]
+  GET /v1/rules      PUT /v1/rules (TOML)   POST /v1/rules/explain
+  GET /v1/gates      POST /v1/gates/NAME {\"release\": \"go\"}
+  POST /v1/verify    GET /v1/journal
   GET /v1/clock      POST /v1/clock {\"advance\": \"60s\"}
   POST /v1/reset     GET /healthz   GET /version
   GET /metrics       GET /openapi.json  (all of it, described)";
+
+/// The rules of a file.
+pub(super) fn read_rules(path: &Path) -> Result<Vec<Rule>> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {} (--rules)", path.display()))?;
+    let rules = RuleFile::parse(&text).and_then(RuleFile::into_rules);
+    rules
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("in {}", path.display()))
+}
+
+/// A journal that was written with `--journal`.
+pub(super) fn read_journal(path: &Path) -> Result<Journal> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {} (--replay)", path.display()))?;
+    Journal::parse(&text)
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("in {}", path.display()))
+}
 
 impl Serve {
     pub fn main(self) -> Done {
@@ -121,6 +154,18 @@ impl Serve {
                 ..Limits::default()
             },
             drc: self.drc,
+            rules: self
+                .rules
+                .as_deref()
+                .map_or(Ok(vec![]), read_rules)
+                .or_exit(Exit::Usage)?,
+            journal: self.journal,
+            replay: self
+                .replay
+                .as_deref()
+                .map(read_journal)
+                .transpose()
+                .or_exit(Exit::Usage)?,
             pcap: self.pcap,
             ready_file: self.ready_file,
             handle_key: self.handle_key,
@@ -134,9 +179,18 @@ impl Serve {
             let mut stop = Stop::listen()?;
             let server = Server::start(config).await.or_exit(Exit::Failed)?;
             eprintln!("{}", server.greeting());
-            stop.told().await;
+            let node = server.node().clone();
+            let differs = tokio::select! {
+                () = stop.told() => None,
+                differs = node.differs() => Some(differs),
+            };
             server.stop().await;
-            Ok(Exit::Passed)
+            match differs {
+                Some(differs) => {
+                    Err(anyhow!("the run is not as in the journal: {differs}")).or_exit(Exit::Failed)
+                }
+                None => Ok(Exit::Passed),
+            }
         })
     }
 }

@@ -338,7 +338,6 @@ pub struct VerifyView {
     /// Whether everything is as expected.
     pub passed: bool,
     /// One by one.
-    #[schema(value_type = Vec<Object>)]
     pub checks: Vec<CheckView>,
 }
 

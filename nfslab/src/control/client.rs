@@ -1,8 +1,9 @@
 //! The other end of the control API: what the shell commands and the scenarios use.
 
 use super::api::{
-    BreakLocks, BreakView, ClockView, ErrorBody, ForgetView, GraphView, LockPage, PeerView, ServiceView,
-    SetClock, SetService,
+    BreakLocks, BreakView, ClockView, ErrorBody, Explain, ExplainView, ForgetView, GateView, GraphView,
+    LockPage, PeerView, ReleaseView, RuleView, ServiceView, SetClock, SetGate, SetService, Verify,
+    VerifyView,
 };
 use anyhow::{Context, Result, bail};
 use nlm::table::Cursor;
@@ -141,6 +142,53 @@ impl Control {
     /// The server's clock.
     pub async fn clock(&self) -> Result<ClockView> {
         self.ask(self.request(Method::GET, "/v1/clock")).await
+    }
+
+    /// The rules in force.
+    pub async fn rules(&self) -> Result<Vec<RuleView>> {
+        self.ask(self.request(Method::GET, "/v1/rules")).await
+    }
+
+    /// Replaces all rules by those of a file, as TOML.
+    pub async fn set_rules(&self, toml: String) -> Result<Vec<RuleView>> {
+        let request = self.request(Method::PUT, "/v1/rules");
+        self.ask(request.header("content-type", "application/toml").body(toml))
+            .await
+    }
+
+    /// Takes all rules away.
+    pub async fn no_rules(&self) -> Result<Vec<RuleView>> {
+        self.ask(self.request(Method::DELETE, "/v1/rules")).await
+    }
+
+    /// Which rule a call would meet.
+    pub async fn explain(&self, call: &str) -> Result<Vec<ExplainView>> {
+        let body = Explain {
+            call: call.to_owned(),
+        };
+        self.send(Method::POST, "/v1/rules/explain", &body).await
+    }
+
+    /// Every gate.
+    pub async fn gates(&self) -> Result<Vec<GateView>> {
+        self.ask(self.request(Method::GET, "/v1/gates")).await
+    }
+
+    /// Waits until so many calls are held at a gate.
+    pub async fn wait_at_gate(&self, gate: &str, held: usize, within: &str) -> Result<GateView> {
+        let request = self.request(Method::GET, &format!("/v1/gates/{gate}"));
+        self.ask(request.query(&[("held", held.to_string().as_str()), ("within", within)]))
+            .await
+    }
+
+    /// Decides about calls at a gate.
+    pub async fn set_gate(&self, gate: &str, what: &SetGate) -> Result<ReleaseView> {
+        self.send(Method::POST, &format!("/v1/gates/{gate}"), what).await
+    }
+
+    /// Whether the calls are as expected.
+    pub async fn verify(&self, what: &Verify) -> Result<VerifyView> {
+        self.send(Method::POST, "/v1/verify", what).await
     }
 
     /// Puts everything back.

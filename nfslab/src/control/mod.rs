@@ -9,6 +9,11 @@
 //! | `GET /v1/locks/graph` | who waits for whom, cycles first: `?limit=N` |
 //! | `GET /v1/events` | what happened: an array, or from `?after=N&follow=true` server-sent events |
 //! | `GET /v1/clock`, `POST /v1/clock` | the server's clock: `{"advance": "60s"}` |
+//! | `GET`, `PUT`, `DELETE /v1/rules` | the rules in force; all of them are replaced as one, by TOML or JSON |
+//! | `POST /v1/rules/explain` | which rule a call would meet: `{"call": "nlm.lock path=/lab/f"}` |
+//! | `GET /v1/gates`, `GET`, `POST /v1/gates/{name}` | who waits there; wait for arrivals: `?held=1&within=10s`; decide: `{"release": "go"}` |
+//! | `POST /v1/verify` | whether the calls are as expected: `{"expect": ["never nlm.cancel"]}` |
+//! | `GET /v1/journal` | every decision so far, JSON lines |
 //! | `POST /v1/reset` | every service well, no locks, nobody monitored |
 //! | `GET /healthz`, `GET /version` | |
 //! | `GET /metrics` | figures for Prometheus |
@@ -21,6 +26,7 @@
 
 pub mod api;
 pub mod client;
+mod rules;
 
 use crate::events::{Event, EventView, ms};
 use crate::server::Node;
@@ -115,6 +121,12 @@ fn documented() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(graph))
         .routes(routes!(events))
         .routes(routes!(clock, advance))
+        .routes(routes!(rules::rules, rules::set_rules, rules::no_rules))
+        .routes(routes!(rules::explain))
+        .routes(routes!(rules::gates))
+        .routes(routes!(rules::gate, rules::set_gate))
+        .routes(routes!(rules::verify))
+        .routes(routes!(rules::journal))
         .routes(routes!(reset))
         .routes(routes!(healthz))
         .routes(routes!(version))

@@ -36,7 +36,9 @@ impl Encoded {
     /// The arguments of GRANTED_MSG, changed as is planned.
     pub fn granted(callback: &Callback, outgoing: &Outgoing) -> Encoded {
         let mut args = callback.args();
-        let cookie = outgoing.get(Field::Cookie).map(|cookie| (cookie as u32).to_be_bytes());
+        let cookie = outgoing
+            .get(Field::Cookie)
+            .map(|cookie| (cookie as u32).to_be_bytes());
         if let Some(cookie) = &cookie {
             args.cookie = cookie[..].into();
         }

@@ -3,14 +3,14 @@
 //! **Invariant**: [`Node::decide`] is asked once for each call, here, and what it plans is carried out in
 //! [`plan`](super::plan). Handlers know neither.
 
+use super::look::Live;
+use super::plan::{Arrived, Planned};
 use super::portmap::{self, Asker};
 use super::repeated::{Due, Underway};
 use super::{Node, programs};
 use crate::events::{What, ms};
 use crate::metrics::Slot;
 use bytes::Bytes;
-use super::look::Live;
-use super::plan::{Arrived, Planned};
 use faults::{Facts, Service};
 use nfsd::{CallError, Caller, Cx};
 use proto::mount::{MountProc, MountProc1};
@@ -273,7 +273,9 @@ impl rpc::server::Service for Door {
                 status
             }
             Arrived::GoesOn => {
-                if self.service == Service::Nfs && node.nfs.may_block(&call.args) && self.hand_over(&call, &message)
+                if self.service == Service::Nfs
+                    && node.nfs.may_block(&call.args)
+                    && self.hand_over(&call, &message)
                 {
                     node.calls.came(slot, false);
                     return Flow::Continue;
@@ -300,7 +302,11 @@ impl rpc::server::Service for Door {
 }
 
 /// A call from its message; none if it is not one.
-pub(super) fn reread<'a>(origin: &'a Arc<Origin>, message: &'a Bytes, received: Duration) -> Option<Incoming<'a>> {
+pub(super) fn reread<'a>(
+    origin: &'a Arc<Origin>,
+    message: &'a Bytes,
+    received: Duration,
+) -> Option<Incoming<'a>> {
     let mut reader = Reader::new(message);
     let header = CallHeader::read(&mut reader).ok()?;
     let credential = Credential::parse(&header.cred).ok()?;

@@ -81,9 +81,8 @@ pub fn acknowledge(
     }
     match Nfs3Proc(header.procedure) {
         Nfs3Proc::NFSPROC3_WRITE => {
-            let asked = xdr::from_bytes::<Write3Args<'_>>(args).map_or((0, StableHow::UNSTABLE), |args| {
-                (args.count, args.stable)
-            });
+            let asked = xdr::from_bytes::<Write3Args<'_>>(args)
+                .map_or((0, StableHow::UNSTABLE), |args| (args.count, args.stable));
             out.u32(asked.0);
             asked.1.encode(out);
             out.fixed(&write_verf);

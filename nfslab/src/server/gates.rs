@@ -134,7 +134,12 @@ impl Gates {
         let Some(gate) = gates.get_mut(name) else { return 0 };
         let which: Vec<u64> = match id {
             Some(id) => vec![id],
-            None => gate.held.keys().copied().take(count.unwrap_or(usize::MAX)).collect(),
+            None => gate
+                .held
+                .keys()
+                .copied()
+                .take(count.unwrap_or(usize::MAX))
+                .collect(),
         };
         let held = which.iter().filter_map(|id| gate.held.remove(id));
         held.map(|held| held.go.send(verdict)).count()
@@ -148,7 +153,8 @@ impl Gates {
     /// Every gate, and what waits there.
     pub fn view(&self) -> Vec<GateView> {
         let gates = self.gates.lock();
-        let held = |(id, held): (&u64, &Held)| HeldView::new(*id, &held.rule, held.at, ms(held.since), &held.facts);
+        let held =
+            |(id, held): (&u64, &Held)| HeldView::new(*id, &held.rule, held.at, ms(held.since), &held.facts);
         gates
             .iter()
             .map(|(name, gate)| GateView {

@@ -9,13 +9,13 @@ mod wire;
 
 use super::callbacks::{Callbacks, Encoded};
 use super::dispatch::{self, Answer, Incoming, Refusal};
+use super::look;
+use super::plan::{Outgoing, Planned};
 use super::repeated::Underway;
 use super::{Node, Service};
 use crate::control::api;
 use crate::events::{What, ms};
 use crate::metrics::Slot;
-use super::look;
-use super::plan::{Outgoing, Planned};
 use bytes::Bytes;
 use faults::{Condition, Faults};
 use nlm::effect::{Effect, Effects, Event};
@@ -560,7 +560,11 @@ async fn send(
 ) -> (bool, String) {
     let mut first = None;
     for _ in 0..outgoing.times {
-        let sent = node.locks.callbacks.call(host, outgoing.port(), procedure, args).await;
+        let sent = node
+            .locks
+            .callbacks
+            .call(host, outgoing.port(), procedure, args)
+            .await;
         first.get_or_insert(match sent {
             Ok(()) => (true, "delivered".to_owned()),
             Err(error) => (false, error.to_string()),
@@ -589,7 +593,9 @@ fn statd_as_seen(faults: &Faults) -> Statd {
 
 /// A call's arguments; none if they cannot be read.
 pub fn read(version: u32, procedure: u32, args: &[u8]) -> Option<Request<'_>> {
-    wire::decode(version, procedure, args).ok().map(|decoded| decoded.request)
+    wire::decode(version, procedure, args)
+        .ok()
+        .map(|decoded| decoded.request)
 }
 
 /// A peer as a person names it.

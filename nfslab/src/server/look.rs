@@ -115,7 +115,10 @@ impl<'a> Look for Live<'a> {
     }
 
     fn client(&self) -> String {
-        let caller = self.lock().map(|lock| lock.caller).filter(|caller| !caller.is_empty());
+        let caller = self
+            .lock()
+            .map(|lock| lock.caller)
+            .filter(|caller| !caller.is_empty());
         let machine = match &self.call.credential {
             Credential::Sys(sys) => Some(sys.machine_name.0),
             Credential::None => None,
@@ -137,9 +140,12 @@ impl<'a> Look for Live<'a> {
         };
         Some(match self.request()? {
             Request::Test(args) => of(&args.alock, Some(args.exclusive), None, None),
-            Request::Lock(args) | Request::NmLock(args) => {
-                of(&args.alock, Some(args.exclusive), Some(args.block), Some(args.reclaim))
-            }
+            Request::Lock(args) | Request::NmLock(args) => of(
+                &args.alock,
+                Some(args.exclusive),
+                Some(args.block),
+                Some(args.reclaim),
+            ),
             Request::Cancel(args) => of(&args.alock, Some(args.exclusive), Some(args.block), None),
             Request::Unlock(args) => of(&args.alock, None, None, None),
             Request::Share(args) | Request::Unshare(args) => LockFacts {

@@ -122,7 +122,9 @@ impl Planned {
     }
 
     fn xid(&self) -> u32 {
-        self.message.first_chunk().map_or(0, |xid| u32::from_be_bytes(*xid))
+        self.message
+            .first_chunk()
+            .map_or(0, |xid| u32::from_be_bytes(*xid))
     }
 
     /// Does to the reply in `out` since `mark` what is planned. False: there is no reply any more, or it comes later.
@@ -171,7 +173,14 @@ impl Planned {
             Action::Delay(_) | Action::Wait(_) | Action::Hold(_) => {
                 if let Some(waiting) = self.waiting(node) {
                     let reply = out.split_off(mark);
-                    let later = send_when(node.clone(), self.clone(), origin.clone(), underway.cloned(), waiting, reply);
+                    let later = send_when(
+                        node.clone(),
+                        self.clone(),
+                        origin.clone(),
+                        underway.cloned(),
+                        waiting,
+                        reply,
+                    );
                     tokio::spawn(later);
                     return false;
                 }
@@ -199,7 +208,10 @@ fn waiting(node: &Node, plan: &Plan, facts: impl FnOnce() -> Option<Facts>) -> O
 pub(super) fn comment(plan: &Plan) -> String {
     match &plan.rule {
         Some(rule) => format!("nfslab: {} at {}, by rule {rule}", plan.action, plan.at),
-        None => format!("nfslab: {} at {}, by the service's condition", plan.action, plan.at),
+        None => format!(
+            "nfslab: {} at {}, by the service's condition",
+            plan.action, plan.at
+        ),
     }
 }
 
@@ -318,7 +330,8 @@ impl Door {
                 Verdict::Drop => None,
                 Verdict::Answer(status) => {
                     planned.answer(&mut out, mark, status);
-                    self.node.finish(&origin, None, call.underway.as_ref(), &mut out, mark);
+                    self.node
+                        .finish(&origin, None, call.underway.as_ref(), &mut out, mark);
                     Some(Cow::from(status.to_string()))
                 }
                 Verdict::Go if planned.is_at(Point::Received) => self.answer(&mut call, &mut out),
@@ -385,11 +398,9 @@ impl Node {
         let mut decision = faults.decide(now, call, || self.locks.table(now))?;
         self.journal.write(std::mem::take(&mut decision.entries));
         if let Some(differs) = decision.differs.take() {
-            self.event(What::Differs {
-                rule: differs.rule.clone(),
-                text: differs.to_string(),
-            });
+            let (rule, text) = (differs.rule.clone(), differs.to_string());
             self.journal.differs(differs);
+            self.event(What::Differs { rule, text });
         }
         if let Some(plan) = &decision.plan
             && let Some(rule) = &plan.rule
@@ -407,7 +418,9 @@ impl Node {
 
     /// Asks what is to be done to a callback and waits as long as that says. None: it is lost on the way.
     pub(super) async fn before_callback(&self, facts: &Facts) -> Option<Outgoing> {
-        self.history.lock().add(facts.clone(), crate::events::ms(self.clock.now()));
+        self.history
+            .lock()
+            .add(facts.clone(), crate::events::ms(self.clock.now()));
         let Some(plan) = self.decide(facts).and_then(|decision| decision.plan) else {
             return Some(Outgoing::default());
         };
@@ -453,7 +466,11 @@ impl Default for Outgoing {
 impl Outgoing {
     /// What a field is set to.
     pub fn get(&self, field: Field) -> Option<u64> {
-        self.sets.iter().rev().find(|set| set.field == field).map(|set| set.value)
+        self.sets
+            .iter()
+            .rev()
+            .find(|set| set.field == field)
+            .map(|set| set.value)
     }
 
     /// The port to which it goes instead of the client's own.

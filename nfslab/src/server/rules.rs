@@ -61,7 +61,9 @@ impl Node {
 
     /// Waits until so many calls are held at a gate at once. False: not within that time.
     pub async fn wait_at_gate(&self, gate: &str, count: usize, within: Duration) -> bool {
-        tokio::time::timeout(within, self.gates.held(gate, count)).await.is_ok()
+        tokio::time::timeout(within, self.gates.held(gate, count))
+            .await
+            .is_ok()
     }
 
     /// Decides about a call at a gate by its number, or about the first `count` (none: all). How many there were.
@@ -90,24 +92,35 @@ impl Node {
             .collect();
         if all {
             checks.extend(verify::unused(&rules, active.rules(), &history));
-            checks.extend(self.gates.view().into_iter().filter(|gate| !gate.held.is_empty()).map(|gate| {
-                let held: Vec<&str> = gate.held.iter().map(|held| held.call.as_str()).collect();
-                CheckView {
-                    expect: format!("gate {} left open", gate.gate),
-                    passed: false,
-                    found: format!("still held there: {}", held.join(", ")),
-                }
-            }));
+            checks.extend(
+                self.gates
+                    .view()
+                    .into_iter()
+                    .filter(|gate| !gate.held.is_empty())
+                    .map(|gate| {
+                        let held: Vec<&str> = gate.held.iter().map(|held| held.call.as_str()).collect();
+                        CheckView {
+                            expect: format!("gate {} left open", gate.gate),
+                            passed: false,
+                            found: format!("still held there: {}", held.join(", ")),
+                        }
+                    }),
+            );
             checks.extend(self.journal.difference().map(|differs| CheckView {
                 expect: "as in the journal".to_owned(),
                 passed: false,
                 found: differs.to_string(),
             }));
-            checks.extend(active.not_replayed().filter(|left| *left > 0).map(|left| CheckView {
-                expect: "as in the journal".to_owned(),
-                passed: false,
-                found: format!("{left} decisions of the journal did not come"),
-            }));
+            checks.extend(
+                active
+                    .not_replayed()
+                    .filter(|left| *left > 0)
+                    .map(|left| CheckView {
+                        expect: "as in the journal".to_owned(),
+                        passed: false,
+                        found: format!("{left} decisions of the journal did not come"),
+                    }),
+            );
         }
         VerifyView {
             passed: checks.iter().all(|check| check.passed),
@@ -117,7 +130,12 @@ impl Node {
 
     /// The same, waited for. What the expectations say may still come; `never` and `at most` are looked at when the
     /// others are so, or when time is over.
-    pub async fn verify_within(&self, expectations: &[Expectation], all: bool, within: Duration) -> VerifyView {
+    pub async fn verify_within(
+        &self,
+        expectations: &[Expectation],
+        all: bool,
+        within: Duration,
+    ) -> VerifyView {
         let mut events = self.events.subscribe();
         let passed = async {
             loop {
@@ -133,6 +151,19 @@ impl Node {
         };
         let _ = tokio::time::timeout(within, passed).await;
         self.verify(expectations, all)
+    }
+
+    /// Waits until a call comes that is not as in the journal that is replayed; for ever without a replay.
+    pub async fn differs(&self) -> journal::Differs {
+        let mut events = self.events.subscribe();
+        loop {
+            if let Some(differs) = self.journal.difference() {
+                return differs.clone();
+            }
+            if let Err(tokio::sync::broadcast::error::RecvError::Closed) = events.recv().await {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// The decisions so far.

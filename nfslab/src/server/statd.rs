@@ -10,15 +10,15 @@
 mod store;
 pub mod system;
 
+use super::callbacks::Encoded;
 use super::dispatch::{Answer, Incoming, Refusal};
+use super::look;
 use super::portmap::port_of;
 use super::{Node, Service, StatdAt};
 use crate::events::What;
 use anyhow::Result;
-use super::callbacks::Encoded;
-use super::look;
-use faults::action::Field;
 use faults::Condition;
+use faults::action::Field;
 use nlm::hosts::Private;
 use nlm::request::PeerSelector;
 use nsm::monitor::Caller;
@@ -297,7 +297,9 @@ async fn send(node: &Node, address: IpAddr, notify: &Notify) -> Notified {
     let Some(outgoing) = node.before_callback(&facts).await else {
         return Notified::Failed;
     };
-    let state = outgoing.get(Field::State).map_or(notify.state, |state| state as i32);
+    let state = outgoing
+        .get(Field::State)
+        .map_or(notify.state, |state| state as i32);
     let delivered = async {
         let ask = call(node, address, portmap::PMAP_PORT).await?;
         let statd = (proto::nsm::PROGRAM, proto::nsm::V1);
