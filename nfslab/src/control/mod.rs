@@ -6,10 +6,16 @@
 //! | `GET /v1/peers`, `DELETE /v1/peers[/{name or address}]` | who is monitored; forget that |
 //! | `GET /v1/locks` | what is held and who waits: `?limit=N`, `&after=` the `next` of the page before |
 //! | `DELETE /v1/locks` | give locks away: `?path=`, `?peer=` and `?svid=` in any combination, or `?all=true` |
+//! | `POST /v1/locks/forget` | lose locks, and tell nobody: `{"path": …, "peer": …, "svid": …}`, or `{"all": true}` |
+//! | `POST /v1/locks/leak` | a lock of nobody: `{"path": "/lab/f", "start": 0, "len": 0, "kind": "exclusive"}` |
+//! | `POST /v1/locks/double-grant` | grant the next locks although they conflict: `{"path": "/lab/f", "count": 1}` |
 //! | `GET /v1/locks/graph` | who waits for whom, cycles first: `?limit=N` |
 //! | `GET /v1/events` | what happened: an array, or from `?after=N&follow=true` server-sent events |
 //! | `GET /v1/clock`, `POST /v1/clock` | the server's clock: `{"advance": "60s"}` |
-//! | `POST /v1/reset` | every service well, no locks, nobody monitored |
+//! | `POST /v1/node/reboot` | a reboot, to clients: `{"grace": "50s", "notify": "all"}`, or `"none"`, or `"as_name": "other"` |
+//! | `POST /v1/node/stale-handles` | every file handle given out so far goes stale |
+//! | `POST /v1/peers/{name or address}/reboot` | that client counts as rebooted: its locks go |
+//! | `POST /v1/reset` | every service well, no locks, nobody monitored, the file handles of the start |
 //! | `GET /healthz`, `GET /version` | |
 //!
 //! An error is `{"error": "what, where, and what would be right"}` with a status of 4xx or 5xx.
@@ -20,8 +26,9 @@ pub mod client;
 use crate::events::ms;
 use crate::server::Node;
 use api::{
-    BreakLocks, BreakView, ClockView, ErrorBody, ForgetView, GraphView, LockPage, PeerView, ServiceView,
-    SetClock, SetService, VersionView,
+    BreakLocks, BreakView, ClockView, DoubleGrant, DoubleGrantView, ErrorBody, ForgetView, GraphView,
+    LeakLock, LeakView, LockPage, NodeView, PeerView, RebootNode, RebootedView, ServiceView, SetClock,
+    SetService, VersionView,
 };
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -57,6 +64,11 @@ impl From<QueryRejection> for Failure {
     }
 }
 
+/// Something that cannot be done to the server as it is.
+fn conflict(error: anyhow::Error) -> Failure {
+    Failure(StatusCode::CONFLICT, format!("{error:#}"))
+}
+
 fn bad_request(error: impl ToString) -> Failure {
     Failure(StatusCode::BAD_REQUEST, error.to_string())
 }
@@ -69,7 +81,13 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/peers", get(peers).delete(forget_all))
         .route("/v1/peers/{name}", delete(forget))
         .route("/v1/locks", get(locks).delete(break_locks))
+        .route("/v1/peers/{name}/reboot", post(reboot_peer))
+        .route("/v1/locks/forget", post(forget_locks))
+        .route("/v1/locks/leak", post(leak))
+        .route("/v1/locks/double-grant", post(double_grant))
         .route("/v1/locks/graph", get(graph))
+        .route("/v1/node/reboot", post(reboot))
+        .route("/v1/node/stale-handles", post(stale_handles))
         .route("/v1/events", get(events))
         .route("/v1/clock", get(clock).post(advance))
         .route("/v1/reset", post(reset))
@@ -152,15 +170,69 @@ async fn break_locks(
     which: Result<Query<BreakLocks>, QueryRejection>,
 ) -> Result<Json<BreakView>, Failure> {
     let Query(which) = which?;
-    let some = which.path.is_some() || which.peer.is_some() || which.svid.is_some();
-    if some == which.all {
-        return Err(bad_request(
-            "which locks are to be broken? Expected path, peer and svid in any combination, or all=true alone",
-        ));
-    }
+    which.check().map_err(bad_request)?;
     Ok(Json(BreakView {
         broken: node.break_locks(&which),
     }))
+}
+
+async fn forget_locks(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<BreakLocks>, JsonRejection>,
+) -> Result<Json<ForgetView>, Failure> {
+    let Json(which) = body?;
+    which.check().map_err(bad_request)?;
+    Ok(Json(ForgetView {
+        forgotten: node.forget_locks(&which),
+    }))
+}
+
+async fn leak(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<LeakLock>, JsonRejection>,
+) -> Result<Json<LeakView>, Failure> {
+    let Json(which) = body?;
+    which.parse().map_err(bad_request)?;
+    node.leak_lock(&which).map(Json).map_err(conflict)
+}
+
+async fn double_grant(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<DoubleGrant>, JsonRejection>,
+) -> Result<Json<DoubleGrantView>, Failure> {
+    node.double_grant(&body?.0).map(Json).map_err(conflict)
+}
+
+async fn reboot_peer(
+    State(node): State<Arc<Node>>,
+    Path(name): Path<String>,
+) -> Result<Json<RebootedView>, Failure> {
+    match node.reboot_peer(&name) {
+        0 => Err(Failure(
+            StatusCode::NOT_FOUND,
+            format!("the lock service knows no peer '{name}': see `nfslab peer list`"),
+        )),
+        rebooted => Ok(Json(RebootedView { rebooted })),
+    }
+}
+
+async fn reboot(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<RebootNode>, JsonRejection>,
+) -> Result<Json<NodeView>, Failure> {
+    let how = body?
+        .0
+        .parse()
+        .map_err(|error| bad_request(format!("{error:#}")))?;
+    // It closes and opens sockets, and is not to stop half way because whoever asked hangs up.
+    match tokio::spawn(async move { node.reboot(how).await }).await {
+        Ok(rebooted) => rebooted.map(Json).map_err(conflict),
+        Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+async fn stale_handles(State(node): State<Arc<Node>>) -> Json<NodeView> {
+    Json(node.stale_handles())
 }
 
 /// How much of a graph.
