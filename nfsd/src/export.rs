@@ -281,6 +281,34 @@ impl Exports {
         })
     }
 
+    /// From now on every handle that was given out is stale, and every file has another. Returns the number of this
+    /// epoch.
+    pub fn expire_handles(&self) -> u32 {
+        self.handles.expire()
+    }
+
+    /// From now on the handles from before the first [`expire_handles`](Self::expire_handles) are good again.
+    pub fn renew_handles(&self) {
+        self.handles.renew();
+    }
+
+    /// The handle of what is at a path such as `/lab/d/f`, looked up as root.
+    ///
+    /// # Errors
+    /// Those of LOOKUP; `NFS3ERR_NOENT` outside all exports.
+    pub fn handle_at(&self, path: &[u8]) -> Result<Handle> {
+        let cx = Cx::local(Caller::ROOT, Nfstime3::default());
+        let (export, rest) = self.find(path).ok_or(Nfsstat3::NFS3ERR_NOENT)?;
+        let mut file = export.store.root();
+        for name in rest
+            .split(|&b| b == b'/')
+            .filter(|name| !matches!(*name, b"" | b"."))
+        {
+            file = export.store.lookup(&cx, &file, name)?.file;
+        }
+        Ok(self.seal(export, &file))
+    }
+
     /// In the order given.
     pub fn list(&self) -> &[Export] {
         &self.list
@@ -288,7 +316,10 @@ impl Exports {
 
     /// Where a handle leads, if it was made here. Whether the file still exists, its store will say.
     pub fn resolve(&self, fh: &[u8]) -> Result<Target<'_>> {
-        let (id, file) = self.handles.open(fh)?;
+        self.target(self.handles.open(fh)?)
+    }
+
+    fn target(&self, (id, file): (u32, FileKey)) -> Result<Target<'_>> {
         // A good code and no such export: the handle is ours, from a time with other exports.
         let export = self
             .list
@@ -359,9 +390,11 @@ impl Exports {
         }
     }
 
-    /// A path for people to read, such as `/lab/w1.lock`: the export's name and one of the file's.
+    /// A path for people to read, such as `/lab/w1.lock`: the export's name and one of the file's. Of a stale handle too:
+    /// locks may be held by one.
     pub fn path_of(&self, fh: &[u8]) -> Option<String> {
-        let target = self.resolve(fh).ok()?;
+        let (id, file, _) = self.handles.open_in_any_epoch(fh).ok()?;
+        let target = self.target((id, file)).ok()?;
         let mut path = target.export.name.trim_end_matches('/').to_string();
         path.push_str(&target.store().path_of(&target.file)?.escape_ascii().to_string());
         Some(match path.strip_suffix('/') {

@@ -11,10 +11,16 @@
 //! With the same key and the same export id a handle keeps its meaning over a restart of the server; what the
 //! key inside means is the store's affair. A handle that fails the check was not made here:
 //! `NFS3ERR_BADHANDLE`. One that passes and whose file is gone: `NFS3ERR_STALE`, which the store says.
+//!
+//! Handles belong to an *epoch*, which is part of the code: [`Handles::expire`] begins another, in which those of all
+//! others are stale and every file has a new handle. The epoch of the start, 0, is the one that outlives the server;
+//! [`Handles::renew`] brings it back.
 
 use proto::nfs3::{NFS3_FHSIZE, Nfsstat3};
 use siphasher::sip128::SipHasher24;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 const EXPORT_LEN: usize = 4;
 const MAC_LEN: usize = 16;
@@ -100,10 +106,36 @@ impl fmt::Debug for Handle {
     }
 }
 
+/// How many epochs back a handle is known to have been made here. One from before is `NFS3ERR_BADHANDLE`.
+pub const EPOCHS_KNOWN: u32 = 256;
+
 /// Makes and verifies handles with one key.
-#[derive(Clone)]
 pub struct Handles {
+    /// That of epoch 0.
     keyed: SipHasher24,
+    epochs: AtomicU64,
+}
+
+/// The epoch that handles are made in, and the latest that there ever was.
+#[derive(Clone, Copy)]
+struct Epochs {
+    now: u32,
+    last: u32,
+}
+
+impl From<u64> for Epochs {
+    fn from(both: u64) -> Epochs {
+        Epochs {
+            now: both as u32,
+            last: (both >> 32) as u32,
+        }
+    }
+}
+
+impl From<Epochs> for u64 {
+    fn from(epochs: Epochs) -> u64 {
+        u64::from(epochs.last) << 32 | u64::from(epochs.now)
+    }
 }
 
 impl fmt::Debug for Handles {
@@ -117,14 +149,48 @@ impl Handles {
     pub fn new(key: &[u8; 16]) -> Handles {
         Handles {
             keyed: SipHasher24::new_with_key(key),
+            epochs: AtomicU64::new(0),
         }
     }
 
-    fn mac(&self, body: &[u8]) -> [u8; MAC_LEN] {
-        let mut bytes = [0; MAC_LEN];
-        let code = self.keyed.hash(body).as_u128();
-        bytes.copy_from_slice(&code.to_be_bytes());
-        bytes
+    /// From now on every handle that was made is stale. Returns the number of the new epoch.
+    pub fn expire(&self) -> u32 {
+        let next = |both: u64| {
+            let last = Epochs::from(both).last.saturating_add(1);
+            Epochs { now: last, last }.into()
+        };
+        let before = self
+            .epochs
+            .fetch_update(Relaxed, Relaxed, |both| Some(next(both)));
+        before.map_or(0, |both| Epochs::from(next(both)).now)
+    }
+
+    /// From now on the handles from before the first [`expire`](Self::expire) are good again, and those made since are
+    /// stale.
+    pub fn renew(&self) {
+        let first = |both: u64| {
+            let last = Epochs::from(both).last;
+            Some(Epochs { now: 0, last }.into())
+        };
+        let _ = self.epochs.fetch_update(Relaxed, Relaxed, first);
+    }
+
+    fn epochs(&self) -> Epochs {
+        self.epochs.load(Relaxed).into()
+    }
+
+    fn mac(&self, epoch: u32, body: &[u8]) -> [u8; MAC_LEN] {
+        let code = match epoch {
+            0 => self.keyed.hash(body),
+            // Each has a key of its own: the code of its number with one byte before it. No handle's body is that code's
+            // input, since a store's keys are longer than one byte.
+            _ => {
+                let [a, b, c, d] = epoch.to_be_bytes();
+                let key = self.keyed.hash(&[0xe0, a, b, c, d]);
+                SipHasher24::new_with_key(&key.as_u128().to_be_bytes()).hash(body)
+            }
+        };
+        code.as_u128().to_be_bytes()
     }
 
     /// The handle of `file` in the export with the id `export`.
@@ -138,7 +204,7 @@ impl Handles {
                 *slot = file.bytes;
             }
         }
-        let mac = self.mac(bytes.get(..body_len).unwrap_or_default());
+        let mac = self.mac(self.epochs().now, bytes.get(..body_len).unwrap_or_default());
         if let Some(slot) = bytes.get_mut(body_len..body_len + MAC_LEN) {
             slot.copy_from_slice(&mac);
         }
@@ -148,17 +214,34 @@ impl Handles {
         }
     }
 
-    /// The export's id and the file's key, or `NFS3ERR_BADHANDLE` if the handle was not made with this key.
+    /// The export's id and the file's key, or `NFS3ERR_BADHANDLE` if the handle was not made with this key,
+    /// `NFS3ERR_STALE` if it is of another epoch.
     pub fn open(&self, handle: &[u8]) -> Result<(u32, FileKey), Nfsstat3> {
+        match self.open_in_any_epoch(handle)? {
+            (id, file, true) => Ok((id, file)),
+            (_, _, false) => Err(Nfsstat3::NFS3ERR_STALE),
+        }
+    }
+
+    /// The same of a handle of any epoch, with whether it is good; otherwise it is stale.
+    pub fn open_in_any_epoch(&self, handle: &[u8]) -> Result<(u32, FileKey, bool), Nfsstat3> {
         const BAD: Nfsstat3 = Nfsstat3::NFS3ERR_BADHANDLE;
         let (body, mac) = handle.split_last_chunk::<MAC_LEN>().ok_or(BAD)?;
         let (export, key) = body.split_first_chunk::<EXPORT_LEN>().ok_or(BAD)?;
         let file = FileKey::new(key).ok_or(BAD)?;
         // Compared as numbers: one comparison, whose time tells nothing of where they differ.
-        if u128::from_be_bytes(*mac) ^ u128::from_be_bytes(self.mac(body)) != 0 {
-            return Err(BAD);
+        let is_of = |epoch: u32| u128::from_be_bytes(*mac) ^ u128::from_be_bytes(self.mac(epoch, body)) == 0;
+        let Epochs { now, last } = self.epochs();
+        let good = is_of(now);
+        if !good {
+            let oldest = last.saturating_sub(EPOCHS_KNOWN);
+            let mut others = (oldest..=last).rev().filter(|epoch| *epoch != now);
+            // The first is asked however long ago it was: most handles that anybody has are of it.
+            if !others.any(is_of) && !is_of(0) {
+                return Err(BAD);
+            }
         }
-        Ok((u32::from_be_bytes(*export), file))
+        Ok((u32::from_be_bytes(*export), file, good))
     }
 }
 
@@ -202,6 +285,36 @@ mod tests {
         assert_eq!(handles.open(handle.as_bytes()), Ok((1, longest)));
         assert_eq!(FileKey::new(&[9; KEY_MAX + 1]), None);
         assert_eq!(FileKey::new(&[]).unwrap().as_pair(), None);
+    }
+
+    #[test]
+    fn a_new_epoch_makes_every_handle_stale_until_the_first_is_back() {
+        const STALE: Result<(u32, FileKey), Nfsstat3> = Err(Nfsstat3::NFS3ERR_STALE);
+        let handles = Handles::new(&[7; 16]);
+        let file = FileKey::pair(42, 1);
+        let first = handles.seal(3, &file);
+        assert_eq!(handles.expire(), 1);
+        let second = handles.seal(3, &file);
+        assert_ne!(first, second);
+        assert_eq!(handles.open(first.as_bytes()), STALE);
+        assert_eq!(handles.open(second.as_bytes()), Ok((3, file)));
+        assert_eq!(handles.open_in_any_epoch(first.as_bytes()), Ok((3, file, false)));
+        handles.renew();
+        assert_eq!(handles.open(first.as_bytes()), Ok((3, file)));
+        assert_eq!(handles.open(second.as_bytes()), STALE);
+        assert_eq!(
+            handles.seal(3, &file),
+            first,
+            "a restart of the server changes nothing"
+        );
+        assert_eq!(handles.expire(), 2, "an epoch does not come again");
+        assert_eq!(handles.open(second.as_bytes()), STALE);
+        let mut changed = second.as_bytes().to_vec();
+        changed[5] ^= 1;
+        assert_eq!(handles.open(&changed), Err(Nfsstat3::NFS3ERR_BADHANDLE));
+        (0..2 * EPOCHS_KNOWN).for_each(|_| assert!(handles.expire() > 2));
+        assert_eq!(handles.open(first.as_bytes()), STALE);
+        assert_eq!(handles.open(second.as_bytes()), Err(Nfsstat3::NFS3ERR_BADHANDLE));
     }
 
     proptest! {

@@ -150,6 +150,13 @@ pub enum What {
         /// The step in words.
         text: String,
     },
+    /// Something happened to the server as a whole, because somebody wanted it to.
+    Node {
+        /// A stable name for what.
+        step: &'static str,
+        /// What, in words.
+        text: String,
+    },
     /// Calls came too fast to be logged one by one.
     Unlogged {
         /// How many were not.
@@ -219,7 +226,7 @@ impl Event {
             } => {
                 format!("{procedure} {about}: {status}, after {}", seconds(*took_ms))
             }
-            What::Lockd { text, .. } | What::Statd { text, .. } => text.clone(),
+            What::Lockd { text, .. } | What::Statd { text, .. } | What::Node { text, .. } => text.clone(),
             What::Callback {
                 procedure, outcome, ..
             } => format!("calls the client back, {procedure}: {outcome}"),
@@ -287,6 +294,7 @@ impl Event {
             What::Lockd { step, .. } => format!("lockd/{step}"),
             What::Callback { .. } => "callback".to_owned(),
             What::Statd { step, .. } => format!("statd/{step}"),
+            What::Node { step, .. } => format!("node/{step}"),
             What::Unlogged { .. } => "unlogged".to_owned(),
             What::Rule { rule, .. } => format!("rule/{rule}"),
             What::Rules { .. } => "rules".to_owned(),

@@ -297,6 +297,32 @@ pub enum Event {
         /// Which were to be.
         which: String,
     },
+    /// The lock table lost locks on purpose; nobody knows.
+    LocksForgotten {
+        /// How many.
+        forgotten: usize,
+        /// Which were to be.
+        which: String,
+    },
+    /// A lock was entered that nobody holds.
+    Orphaned {
+        /// What.
+        what: What,
+    },
+    /// So many locks that conflict are to be granted.
+    DoubleGrantsDue {
+        /// On which file.
+        fh: Handle,
+        /// How many; 0: none any more.
+        count: u32,
+    },
+    /// A lock was granted although somebody else holds it.
+    DoublyGranted {
+        /// To whom.
+        who: Who,
+        /// What.
+        what: What,
+    },
     /// The lock service forgot everything, as after a reboot.
     ServerRebooted {
         /// Locks and share reservations that were lost.
@@ -435,6 +461,27 @@ impl fmt::Display for Event {
             }
             Event::LocksBroken { broken, which } => {
                 write!(f, "{broken} {which} broken by hand; their clients are not told")
+            }
+            Event::LocksForgotten { forgotten, which } => {
+                write!(
+                    f,
+                    "the lock table has lost {forgotten} {which}: their clients believe that they hold them, and who \
+                     waits is not told"
+                )
+            }
+            Event::Orphaned { what } => write!(f, "{what} is held by nobody who lives, from now on"),
+            Event::DoubleGrantsDue { fh, count: 0 } => {
+                write!(f, "no more than one is granted a lock on file {fh} at a time")
+            }
+            Event::DoubleGrantsDue { fh, count } => write!(
+                f,
+                "the next {count} locks on file {fh} that somebody else holds will be granted all the same"
+            ),
+            Event::DoublyGranted { who, what } => {
+                write!(
+                    f,
+                    "{who} is granted {what} although somebody else holds it: both believe that it is theirs"
+                )
             }
             Event::ServerRebooted { lost, unanswered } => {
                 write!(

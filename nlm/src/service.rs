@@ -40,14 +40,15 @@
 //! ```
 //!
 //! Invariants, checked by [`LockService::check`]: those of the table; a request that waits has someone
-//! else's lock in its way, or is behind another in a fair queue; an owner is known as long as it holds or waits and no longer; the counts kept
+//! else's lock in its way, or is behind another in a fair queue, or its holder was forgotten on purpose; an owner is known as long as it holds or waits and no longer; the counts kept
 //! with owners and peers are right.
 //!
 //! Read next: `worker` (what keeps a call), `procedures` and `sharing` (what a call does), `reboot` (what a client's
 //! reboot does), `grants` (what happens when
-//! a lock comes free), `queue` (who goes first), `view` (what can be seen from outside).
+//! a lock comes free), `faulty` (locks that are lost, leaked or granted twice on purpose), `queue` (who goes first), `view` (what can be seen from outside).
 
 mod breaking;
+mod faulty;
 mod grants;
 mod graph;
 mod procedures;
@@ -58,6 +59,7 @@ mod view;
 mod worker;
 
 pub use breaking::{IsFile, LockSelector};
+pub use faulty::{NotLeaked, ORPHAN, is_orphan};
 pub use graph::{WaitEdge, WaitFor};
 pub use view::{HolderView, LockView, PeerView, WaiterView};
 
@@ -71,7 +73,7 @@ use crate::range::Kind;
 use crate::request::{Call, OwnedRequest, PeerSelector, Queued, Reply};
 use crate::shares::Shares;
 use crate::short::ShortBytes;
-use crate::table::LockTable;
+use crate::table::{Handle, LockTable};
 use crate::upcall::{Statd, StatdNow};
 use crate::waiters::Waiters;
 use procedures::NotDone;
@@ -161,6 +163,10 @@ pub struct LockService {
     workers: Vec<Option<Work>>,
     queue: VecDeque<Queued>,
     grace_until: Option<Now>,
+    /// The number of the latest owner that is nobody.
+    orphans: i32,
+    /// On which files how many LOCKs that conflict are granted.
+    double_grants: BTreeMap<Handle, u32>,
 }
 
 impl LockService {
@@ -180,6 +186,8 @@ impl LockService {
             workers,
             queue: VecDeque::new(),
             grace_until: None,
+            orphans: 0,
+            double_grants: BTreeMap::new(),
             personality,
         }
     }
@@ -354,6 +362,11 @@ impl LockService {
             forgotten += 1;
         }
         forgotten
+    }
+
+    /// How many of the peers that it knows are meant.
+    pub fn peers_meant(&self, which: &PeerSelector) -> usize {
+        self.select(which).len()
     }
 
     /// A peer rebooted, says the status monitor: what it held is free, and what it waited for is

@@ -74,6 +74,8 @@ pub(crate) struct Block {
     pub(crate) cookie: u32,
     pub(crate) since: Now,
     pub(crate) state: BlockState,
+    /// It may wait for nothing: a lock in its way was forgotten without anyone being told.
+    pub(crate) overlooked: bool,
 }
 
 impl Block {
@@ -156,6 +158,7 @@ impl Waiters {
                 cookie,
                 since: now,
                 state,
+                overlooked: false,
             },
         );
         id
@@ -168,6 +171,13 @@ impl Waiters {
         self.by_file.remove(&(block.want.fh, id));
         self.by_cookie.remove(&block.cookie);
         Some(block)
+    }
+
+    /// A lock in its way was forgotten.
+    pub(crate) fn overlook(&mut self, id: BlockId) {
+        if let Some(block) = self.blocks.get_mut(&id) {
+            block.overlooked = true;
+        }
     }
 
     /// Sets the state, and with it when the block is due.

@@ -79,6 +79,18 @@ pub struct Record {
     pub state: Option<i32>,
 }
 
+/// Who is told of a restart of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Tell {
+    /// Everyone who was watched, and those who have not been told of an earlier restart.
+    #[default]
+    All,
+    /// Nobody, now or later: as without a monitor.
+    Nobody,
+    /// Everyone, under another name (`mon_name`) than the one by which they know this host.
+    As(HostName),
+}
+
 /// The status monitor of a host.
 #[derive(Debug)]
 pub struct Monitor {
@@ -120,7 +132,7 @@ impl Monitor {
             if saved.state.is_none_or(|state| state & 1 == 1) {
                 monitor.state = after(monitor.state);
             }
-            monitor.tell(now, saved.watched.into_iter().chain(saved.to_tell), fx);
+            monitor.tell(now, None, saved.watched.into_iter().chain(saved.to_tell), fx);
         }
         monitor
     }
@@ -346,16 +358,38 @@ impl Monitor {
     /// This host restarts: its state number goes up by two, nobody is watched any more, and those who
     /// were, and those who could not be told of an earlier restart, are told.
     pub fn restart(&mut self, now: Now, fx: &mut Effects) {
+        self.restart_as(now, None, fx);
+    }
+
+    /// [`restart`](Self::restart), with a choice of who is told.
+    pub fn restart_telling(&mut self, now: Now, whom: Tell, fx: &mut Effects) {
+        match whom {
+            Tell::All => self.restart(now, fx),
+            Tell::As(name) => self.restart_as(now, Some(name), fx),
+            Tell::Nobody => {
+                self.forget_all(fx);
+                self.restart(now, fx);
+            }
+        }
+    }
+
+    fn restart_as(&mut self, now: Now, name: Option<HostName>, fx: &mut Effects) {
         self.state = after(self.state);
         let hosts = std::mem::take(&mut self.records)
             .into_keys()
             .map(|(host, _)| host);
-        self.tell(now, hosts, fx);
+        self.tell(now, name, hosts, fx);
     }
 
-    fn tell(&mut self, now: Now, hosts: impl Iterator<Item = HostName>, fx: &mut Effects) {
+    fn tell(
+        &mut self,
+        now: Now,
+        name: Option<HostName>,
+        hosts: impl Iterator<Item = HostName>,
+        fx: &mut Effects,
+    ) {
         fx.keep(Kept::Restarted(self.state));
-        self.notifier.begin(now, self.state, hosts);
+        self.notifier.begin(now, self.state, name, hosts);
         fx.event(Event::Restarted {
             state: self.state,
             to_tell: self.notifier.hosts().count(),

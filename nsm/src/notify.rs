@@ -65,6 +65,8 @@ struct Telling {
 #[derive(Debug)]
 pub(crate) struct Notifier {
     my_name: HostName,
+    /// How this host calls itself in the news of the latest restart, if not so.
+    other_name: Option<HostName>,
     state: i32,
     hosts: BTreeMap<HostName, Telling>,
 }
@@ -73,6 +75,7 @@ impl Notifier {
     pub(crate) fn new(my_name: &str) -> Self {
         Notifier {
             my_name: my_name.into(),
+            other_name: None,
             state: 0,
             hosts: BTreeMap::new(),
         }
@@ -82,9 +85,17 @@ impl Notifier {
         self.hosts.keys()
     }
 
-    /// Begins to tell these hosts, and anew those who have not been told of an earlier restart.
-    pub(crate) fn begin(&mut self, now: Now, state: i32, hosts: impl Iterator<Item = HostName>) {
+    /// Begins to tell these hosts, and anew those who have not been told of an earlier restart; under another name, if
+    /// there is one.
+    pub(crate) fn begin(
+        &mut self,
+        now: Now,
+        state: i32,
+        other_name: Option<HostName>,
+        hosts: impl Iterator<Item = HostName>,
+    ) {
         self.state = state;
+        self.other_name = other_name;
         let untold = std::mem::take(&mut self.hosts).into_keys();
         self.hosts = untold
             .chain(hosts)
@@ -97,7 +108,7 @@ impl Notifier {
     }
 
     pub(crate) fn notified(&mut self, now: Now, host: &HostName, result: Notified, fx: &mut Effects) {
-        let short_differs = self.my_name != self.name(true);
+        let short_differs = self.name(false) != self.name(true);
         let Some(telling) = self.hosts.get_mut(host) else {
             return;
         };
@@ -122,11 +133,12 @@ impl Notifier {
 
     /// How this host calls itself.
     fn name(&self, short: bool) -> HostName {
-        let full = self.my_name.as_bytes();
+        let my_name = self.other_name.as_ref().unwrap_or(&self.my_name);
+        let full = my_name.as_bytes();
         let is_address = names::as_address(full).is_some();
         match full.split(|b| *b == b'.').next() {
             Some(first) if short && !is_address && !first.is_empty() => first.into(),
-            _ => self.my_name.clone(),
+            _ => my_name.clone(),
         }
     }
 

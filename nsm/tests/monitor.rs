@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use nfslab_nsm::monitor::Tell;
 use nfslab_nsm::names::NoNames;
 use nfslab_nsm::notify::Notified;
 use nfslab_nsm::{Caller, Effect, Effects, Event, HostName, Kept, Monitor, Now, Saved};
@@ -376,6 +377,37 @@ fn a_silent_restart_tells_nobody() {
     assert_eq!(
         (monitor.state(), sent(&mut fx).len(), monitor.next_wakeup()),
         (3, 0, None)
+    );
+}
+
+/// Who is told: everyone, nobody (not even who is to be told since before), or everyone under a name that they do not
+/// know.
+#[test]
+fn a_restart_is_told_to_those_who_are_chosen() {
+    let (mut monitor, mut fx) = watching(&["10.77.0.2"]);
+    monitor.restart_telling(NOW, Tell::All, &mut fx);
+    assert_eq!(sent(&mut fx), ["10.77.0.2 server.lab 3 1"]);
+    monitor.restart_telling(NOW, Tell::As("other.lab".into()), &mut fx);
+    assert_eq!(sent(&mut fx), ["10.77.0.2 other.lab 5 1"]);
+    monitor.notified(NOW, &"10.77.0.2".into(), Notified::Answered, &mut fx);
+    monitor.tick(NOW, &mut fx);
+    assert_eq!(
+        sent(&mut fx),
+        ["10.77.0.2 other 5 1"],
+        "then the short form of it"
+    );
+    monitor.restart_telling(NOW, Tell::Nobody, &mut fx);
+    assert_eq!(fx.take_kept().last(), Some(&Kept::Restarted(7)));
+    assert_eq!(
+        (sent(&mut fx).len(), monitor.next_wakeup(), monitor.state()),
+        (0, None, 7)
+    );
+    monitor.mon(NOW, local(), &mon("10.77.0.3"), &NoNames, &mut fx);
+    monitor.restart(NOW, &mut fx);
+    assert_eq!(
+        sent(&mut fx),
+        ["10.77.0.3 server.lab 9 1"],
+        "under its own name again"
     );
 }
 

@@ -12,90 +12,24 @@
 )]
 
 mod common;
+#[path = "common/peer.rs"]
+mod peer;
 
-use bytes::Bytes;
 use common::{Place, connect_to, lock_args, make_file};
 use nfslab_tests::nfslab_binary;
+use peer::Peer;
 use proto::nlm::{LockArgs, Nlm4Stat, NlmProc, Res};
 use proto::nsm::{self, SmProc, StatChge};
 use proto::portmap::{self, Mapping};
 use rpc::client::Target;
-use rpc::msg::{self, CallHeader, Transport};
-use rpc::server::{Flow, Origin};
-use rpc::xdr::{self, Encode, Reader, Writer};
+use rpc::msg::Transport;
+use rpc::xdr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The status monitor of a client: what it hears, as `name state`.
-struct Peer {
-    heard: mpsc::UnboundedReceiver<String>,
-    _tasks: tokio::task::JoinSet<()>,
-}
-
-struct Ear {
-    statd: u16,
-    heard: mpsc::UnboundedSender<String>,
-}
-
-impl rpc::server::Service for Ear {
-    fn message(&self, _: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
-        let mut r = Reader::new(&message);
-        let header = CallHeader::read(&mut r).unwrap();
-        let args = message.slice(r.offset()..);
-        msg::accepted(out, header.xid);
-        if header.program == portmap::PROGRAM {
-            let mapping: Mapping = xdr::from_bytes(&args).unwrap();
-            assert_eq!((mapping.prog, mapping.vers), (nsm::PROGRAM, nsm::V1));
-            u32::from(self.statd).encode(out);
-            return Flow::Continue;
-        }
-        assert_eq!(
-            (header.program, header.procedure),
-            (nsm::PROGRAM, SmProc::SM_NOTIFY.0)
-        );
-        let change: StatChge<'_> = xdr::from_bytes(&args).unwrap();
-        let name = String::from_utf8_lossy(change.mon_name.0).into_owned();
-        let _ = self.heard.send(format!("{name} {}", change.state));
-        Flow::Continue
-    }
-}
-
-impl Peer {
-    /// `None` without the privilege to be a port mapper.
-    async fn start(address: [u8; 4]) -> Option<Peer> {
-        let udp = |port| tokio::net::UdpSocket::bind(SocketAddr::from((address, port)));
-        let mapper = match udp(portmap::PMAP_PORT).await {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                println!("skipped: port 111 of a client cannot be had: {error}");
-                return None;
-            }
-            mapper => mapper.unwrap(),
-        };
-        let statd = udp(0).await.unwrap();
-        let (sender, heard) = mpsc::unbounded_channel();
-        let ear = Arc::new(Ear {
-            statd: statd.local_addr().unwrap().port(),
-            heard: sender,
-        });
-        let mut tasks = tokio::task::JoinSet::new();
-        for socket in [mapper, statd] {
-            let ear = ear.clone();
-            tasks.spawn(async move { rpc::server::serve_udp(socket, ear).await.unwrap() });
-        }
-        Some(Peer { heard, _tasks: tasks })
-    }
-
-    async fn hears(&mut self, expected: &str) {
-        let heard = tokio::time::timeout(PATIENCE, self.heard.recv()).await;
-        assert_eq!(heard.expect("nothing is heard").unwrap(), expected);
-    }
-}
 
 /// A server with a folder for its state.
 struct Serving {
@@ -262,7 +196,7 @@ async fn whoever_was_watched_when_the_server_was_killed_is_told_once() {
         "{events}"
     );
     until("everybody knows", || names(&state.join("sm.bak")).is_empty());
-    assert!(first.heard.try_recv().is_err(), "told once");
+    assert!(first.quiet(), "told once");
     server.kill();
 
     let server = Serving::start(folder.path());

@@ -2,7 +2,9 @@
 
 use super::output::{json, table};
 use super::{Done, Exit, OrExit, Output, runtime};
-use crate::control::api::{BreakLocks, GraphView, LockPage, LockView, ServiceView, WaitView};
+use crate::control::api::{
+    BreakLocks, DoubleGrant, GraphView, LeakLock, LockPage, LockView, RebootNode, ServiceView, WaitView,
+};
 use crate::control::client::{Control, Endpoint};
 use crate::events::seconds;
 use anyhow::{Result, anyhow};
@@ -90,7 +92,8 @@ fn print_services(services: &[ServiceView], output: Output) {
 /// `nfslab peer`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  nfslab peer list\n  nfslab peer forget web1\n  nfslab peer forget --all"
+    after_help = "Examples:\n  nfslab peer list\n  nfslab peer forget web1\n  nfslab peer forget --all\n  \
+                        nfslab peer reboot web1"
 )]
 pub struct Peer {
     #[command(subcommand)]
@@ -111,6 +114,12 @@ enum PeerCommand {
         /// Every one.
         #[arg(long, conflicts_with = "name")]
         all: bool,
+    },
+    /// Declare a peer rebooted: what it holds is freed, as after its SM_NOTIFY. It is not told.
+    Reboot {
+        /// Its name or address.
+        #[arg(value_name = "NAME|ADDRESS")]
+        name: String,
     },
 }
 
@@ -152,6 +161,14 @@ impl Peer {
                     Output::Text => println!("{} forgotten", forgotten.forgotten),
                 }
             }
+            PeerCommand::Reboot { name } => {
+                let ask = |control: Control| async move { control.reboot_peer(&name).await };
+                let rebooted = self.at.ask(ask)?;
+                match output {
+                    Output::Json => json(&rebooted),
+                    Output::Text => println!("{} declared rebooted", rebooted.rebooted),
+                }
+            }
         }
         Ok(Exit::Passed)
     }
@@ -161,7 +178,9 @@ impl Peer {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  nfslab lock list\n  nfslab lock list --output json --limit 100\n  \
-                        nfslab lock graph\n  nfslab lock break --path /lab/f --peer web1"
+                        nfslab lock graph\n  nfslab lock break --path /lab/f --peer web1\n  \
+                        nfslab lock forget --all\n  nfslab lock leak --path /lab/f\n  \
+                        nfslab lock double-grant --path /lab/f"
 )]
 pub struct Lock {
     #[command(subcommand)]
@@ -197,6 +216,46 @@ enum LockCommand {
                             nfslab lock break --peer 10.0.0.3 --path /lab/f\n  nfslab lock break --all"
     )]
     Break(Break),
+    /// Lose locks, as a table that is broken: who waits for them is not told either.
+    ///
+    /// Whoever asks gets them: another client at once, one that waits when it asks again (Linux: after up to 30 s).
+    #[command(
+        after_help = "Examples:\n  nfslab lock forget --path /lab/f\n  nfslab lock forget --peer web1 --svid 7\n  \
+                            nfslab lock forget --all"
+    )]
+    Forget(Break),
+    /// Enter a lock that nobody holds and nobody will give back: an orphan, until `lock break` or `reset`.
+    #[command(after_help = "Examples:\n  nfslab lock leak --path /lab/f\n  \
+                            nfslab lock leak --path /lab/f --start 4096 --len 1 --kind shared\n  \
+                            nfslab lock break --peer orphan")]
+    Leak {
+        /// The file: its path as `lock list` shows it.
+        #[arg(long)]
+        path: String,
+        /// First byte.
+        #[arg(long, value_name = "BYTE", default_value_t = 0)]
+        start: u64,
+        /// Number of bytes; 0 means to the end.
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        len: u64,
+        /// exclusive or shared.
+        #[arg(long, default_value = "exclusive")]
+        kind: String,
+    },
+    /// Grant the next locks on a file although somebody else holds them, so that two believe they do.
+    ///
+    /// The table keeps the first holder alone: the second lock is granted and not entered.
+    #[command(after_help = "Examples:\n  nfslab lock double-grant --path /lab/f\n  \
+                            nfslab lock double-grant --path /lab/f --count 3\n  \
+                            nfslab lock double-grant --path /lab/f --count 0")]
+    DoubleGrant {
+        /// The file: its path as `lock list` shows it.
+        #[arg(long)]
+        path: String,
+        /// How many; 0: none any more.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        count: u32,
+    },
 }
 
 /// Which locks.
@@ -217,6 +276,23 @@ struct Break {
     svid: Option<i32>,
 }
 
+impl From<Break> for BreakLocks {
+    fn from(which: Break) -> BreakLocks {
+        let Break {
+            all,
+            path,
+            peer,
+            svid,
+        } = which;
+        BreakLocks {
+            all,
+            path,
+            peer,
+            svid,
+        }
+    }
+}
+
 impl Lock {
     pub fn main(self, output: Output) -> Done {
         match self.command {
@@ -228,23 +304,51 @@ impl Lock {
                 let ask = |control: Control| async move { control.graph(limit).await };
                 print_graph(&self.at.ask(ask)?, output);
             }
-            LockCommand::Break(Break {
-                all,
-                path,
-                peer,
-                svid,
-            }) => {
-                let which = BreakLocks {
-                    all,
-                    path,
-                    peer,
-                    svid,
-                };
+            LockCommand::Break(which) => {
+                let which = BreakLocks::from(which);
                 let ask = |control: Control| async move { control.break_locks(&which).await };
                 let broken = self.at.ask(ask)?;
                 match output {
                     Output::Json => json(&broken),
                     Output::Text => println!("{} broken", broken.broken),
+                }
+            }
+            LockCommand::Forget(which) => {
+                let which = BreakLocks::from(which);
+                let ask = |control: Control| async move { control.forget_locks(&which).await };
+                let forgotten = self.at.ask(ask)?;
+                match output {
+                    Output::Json => json(&forgotten),
+                    Output::Text => println!("{} forgotten", forgotten.forgotten),
+                }
+            }
+            LockCommand::Leak {
+                path,
+                start,
+                len,
+                kind,
+            } => {
+                let which = LeakLock {
+                    path,
+                    start,
+                    len,
+                    kind,
+                };
+                which.parse().or_exit(Exit::Usage)?;
+                let ask = |control: Control| async move { control.leak(&which).await };
+                let leaked = self.at.ask(ask)?;
+                match output {
+                    Output::Json => json(&leaked),
+                    Output::Text => println!("{}: locked by {} {}", leaked.path, leaked.name, leaked.svid),
+                }
+            }
+            LockCommand::DoubleGrant { path, count } => {
+                let which = DoubleGrant { path, count };
+                let ask = |control: Control| async move { control.double_grant(&which).await };
+                let due = self.at.ask(ask)?;
+                match output {
+                    Output::Json => json(&due),
+                    Output::Text => println!("{}: {} to be granted twice", due.path, due.count),
                 }
             }
         }
@@ -339,7 +443,10 @@ fn row(lock: &LockView) -> Vec<String> {
     };
     vec![
         lock.path.clone(),
-        format!("{} ({})", lock.name, lock.peer),
+        match lock.orphan {
+            true => format!("{} {} (nobody)", lock.name, lock.svid),
+            false => format!("{} ({})", lock.name, lock.peer),
+        },
         lock.owner.clone(),
         lock.kind.clone(),
         range,
@@ -437,6 +544,78 @@ impl Clock {
         match output {
             Output::Json => json(&view),
             Output::Text => println!("{}", seconds(view.now_ms)),
+        }
+        Ok(Exit::Passed)
+    }
+}
+
+/// `nfslab node`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  nfslab node reboot --grace 50s\n  nfslab node reboot --notify none\n  \
+                        nfslab node reboot --as other-name\n  nfslab node stale-handles"
+)]
+pub struct NodeEvents {
+    #[command(subcommand)]
+    command: NodeCommand,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// Reboot it, as far as clients can tell; the process goes on.
+    ///
+    /// Connections are closed. Locks, share reservations, waiting requests, calls under way and remembered answers are
+    /// gone; the write verifier and the state number of statd are new. Conditions of services stay.
+    #[command(
+        after_help = "Examples:\n  nfslab node reboot                     clients are told, and take their locks again\n  \
+                            nfslab node reboot --grace 50s         … for which they have 50 s\n  \
+                            nfslab node reboot --notify none       nobody is told: their locks are lost\n  \
+                            nfslab node reboot --as other-name     they are told of a host that they do not know"
+    )]
+    Reboot {
+        /// How long only locks that were held before are granted; by default as at the start.
+        #[arg(long, value_name = "DURATION")]
+        grace: Option<String>,
+        /// Who is told (SM_NOTIFY): all that were monitored, which is the default, or none.
+        #[arg(long, value_name = "all|none")]
+        notify: Option<String>,
+        /// Under which name; Linux ignores the news of a name that it does not know.
+        #[arg(long = "as", value_name = "NAME")]
+        as_name: Option<String>,
+    },
+    /// Have every file handle that was given out go stale (ESTALE); files keep their fileid.
+    #[command(
+        after_help = "Examples:\n  nfslab node stale-handles\n  nfslab reset        the old handles are good again"
+    )]
+    StaleHandles,
+}
+
+impl NodeEvents {
+    pub fn main(self, output: Output) -> Done {
+        let view = match self.command {
+            NodeCommand::Reboot {
+                grace,
+                notify,
+                as_name,
+            } => {
+                let how = RebootNode {
+                    grace,
+                    notify,
+                    as_name,
+                };
+                how.parse().or_exit(Exit::Usage)?;
+                self.at.ask(|control| async move { control.reboot(&how).await })?
+            }
+            NodeCommand::StaleHandles => self
+                .at
+                .ask(|control| async move { control.stale_handles().await })?,
+        };
+        match (output, view.state) {
+            (Output::Json, _) => json(&view),
+            (Output::Text, Some(state)) => println!("rebooted; its state number is {state}"),
+            (Output::Text, None) => println!("done"),
         }
         Ok(Exit::Passed)
     }

@@ -48,6 +48,7 @@ Examples:
   nfslab run scenarios/frozen-processes.toml    freeze a real kernel in flock(), and free it
   nfslab serve --ports auto                     a server on free ports
   nfslab service statd absent                   … whose statd is not running, from now on
+  nfslab node reboot --grace 50s                … and which reboots now
   nfslab lock list                              what is locked there, and who waits
   nfslab shell --kernel 6.12                    a guest with the export mounted, to look around
   nfslab doctor                                 what this machine can do, and what to mend
@@ -82,6 +83,8 @@ enum Command {
     Peer(control::Peer),
     /// The lock table of a running server.
     Lock(control::Lock),
+    /// What can happen to a running server as a whole: a reboot, stale file handles.
+    Node(control::NodeEvents),
     /// What has happened on a running server.
     Events(control::EventsCommand),
     /// The clock of a running server.
@@ -92,7 +95,7 @@ enum Command {
     Gate(rules::Gate),
     /// Check that the calls so far are as expected, and that every rule was done.
     Verify(rules::Verify),
-    /// Put a running server back as it was at the start: services, locks, monitored peers.
+    /// Put a running server back as it was at the start: services, rules, gates, locks, monitored peers, file handles.
     Reset(control::Reset),
 }
 
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Service(command) => command.main(cli.output),
         Command::Peer(command) => command.main(cli.output),
         Command::Lock(command) => command.main(cli.output),
+        Command::Node(command) => command.main(cli.output),
         Command::Events(command) => command.main(cli.output),
         Command::Clock(command) => command.main(cli.output),
         Command::Rule(command) => command.main(cli.output),

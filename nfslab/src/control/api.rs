@@ -1,7 +1,11 @@
 //! The bodies of the control API, as both of its ends see them.
 
+use anyhow::{Context, Result, bail};
+use nlm::range::{Kind, Range};
+use nsm::monitor::Tell;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 /// A service and how it is.
@@ -75,6 +79,9 @@ pub struct LockView {
     pub len: u64,
     /// Since when, in milliseconds on the server's clock.
     pub since_ms: f64,
+    /// Whether nobody holds it who lives: it was leaked on purpose.
+    #[serde(default)]
+    pub orphan: bool,
 }
 
 /// A request that waits.
@@ -127,8 +134,9 @@ pub struct LockPage {
     pub next: Option<String>,
 }
 
-/// Which locks to give away: the query of `DELETE /v1/locks`. Each part narrows the choice.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+/// Which locks to give away (the query of `DELETE /v1/locks`) or to forget (the body of `POST /v1/locks/forget`). Each
+/// part narrows the choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct BreakLocks {
@@ -144,6 +152,173 @@ pub struct BreakLocks {
     /// Those of owners with this number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub svid: Option<i32>,
+}
+
+impl BreakLocks {
+    /// Whether it says which.
+    ///
+    /// # Errors
+    /// What it would have to say.
+    pub fn check(&self) -> Result<()> {
+        let some = self.path.is_some() || self.peer.is_some() || self.svid.is_some();
+        if some == self.all {
+            bail!(
+                "which locks are meant? Expected path, peer and svid in any combination, or all=true alone"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Enters a lock that nobody holds who lives.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeakLock {
+    /// The file's path in its export: /lab/f.
+    pub path: String,
+    /// First byte.
+    #[serde(default)]
+    pub start: u64,
+    /// Number of bytes; 0 means to the end.
+    #[serde(default)]
+    pub len: u64,
+    /// exclusive, which is the default, or shared.
+    #[serde(default = "LeakLock::kind")]
+    pub kind: String,
+}
+
+impl LeakLock {
+    fn kind() -> String {
+        "exclusive".to_owned()
+    }
+
+    /// Which bytes, and how.
+    ///
+    /// # Errors
+    /// If the kind is none, or if the bytes are beyond the largest file.
+    pub fn parse(&self) -> Result<(Range, Kind)> {
+        let kind = match self.kind.as_str() {
+            "exclusive" => Kind::Exclusive,
+            "shared" => Kind::Shared,
+            other => bail!("no kind of lock '{other}': expected exclusive or shared"),
+        };
+        match Range::from_wire(self.start, self.len) {
+            Ok(range) => Ok((range, kind)),
+            Err(_) => bail!(
+                "{} bytes from {} end beyond the largest file: expected them below 2^63",
+                self.len,
+                self.start
+            ),
+        }
+    }
+}
+
+/// The lock that was entered.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LeakView {
+    /// The file.
+    pub path: String,
+    /// The name of the client that does not exist.
+    pub name: String,
+    /// The number of the owner.
+    pub svid: i32,
+}
+
+/// Has locks that conflict granted.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DoubleGrant {
+    /// The file's path in its export: /lab/f.
+    pub path: String,
+    /// How many; 0: none any more.
+    #[serde(default = "DoubleGrant::once")]
+    pub count: u32,
+}
+
+impl DoubleGrant {
+    fn once() -> u32 {
+        1
+    }
+}
+
+/// How many locks that conflict will be granted.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DoubleGrantView {
+    /// The file.
+    pub path: String,
+    /// That many.
+    pub count: u32,
+}
+
+/// Reboots the server without the end of its process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RebootNode {
+    /// How long the grace period is: "50s"; by default as at the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace: Option<String>,
+    /// Which clients are told: all of those that were monitored, which is the default, or none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
+    /// Under which name they are told: one that they do not know is ignored by Linux.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_name: Option<String>,
+}
+
+/// How the server reboots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reboot {
+    /// The grace period, if it is not that of the configuration.
+    pub grace: Option<Duration>,
+    /// Who is told; all that were monitored, if it is not said.
+    pub tell: Option<Tell>,
+}
+
+/// The longest name of a host (`SM_MAXSTRLEN`).
+const NAME_MAX: usize = 1024;
+
+impl RebootNode {
+    /// What it says.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what would be right.
+    pub fn parse(&self) -> Result<Reboot> {
+        let grace = self.grace.as_deref().map(|text| {
+            humantime::parse_duration(text)
+                .with_context(|| format!("grace: '{text}' is not a duration such as \"50s\""))
+        });
+        let tell = match (self.notify.as_deref(), self.as_name.as_deref()) {
+            (Some("none"), Some(name)) => bail!("notify none and a name, '{name}': whom is it to be told?"),
+            (None | Some("all"), Some(name)) if name.is_empty() || name.len() > NAME_MAX => {
+                bail!("as_name: expected the name of a host, of 1 to {NAME_MAX} bytes")
+            }
+            (None | Some("all"), Some(name)) => Some(Tell::As(name.into())),
+            (None, None) => None,
+            (Some("all"), None) => Some(Tell::All),
+            (Some("none"), None) => Some(Tell::Nobody),
+            (Some(other), _) => bail!("notify: no choice '{other}': expected all or none"),
+        };
+        Ok(Reboot {
+            grace: grace.transpose()?,
+            tell,
+        })
+    }
+}
+
+/// The server, after something has happened to it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeView {
+    /// The state number that its status monitor has now, if that is news.
+    pub state: Option<i32>,
+    /// Milliseconds on its clock.
+    pub now_ms: f64,
+}
+
+/// How many peers were declared rebooted.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RebootedView {
+    /// That many.
+    pub rebooted: usize,
 }
 
 /// How many locks were given away.

@@ -1,9 +1,9 @@
 //! The other end of the control API: what the shell commands and the scenarios use.
 
 use super::api::{
-    BreakLocks, BreakView, ClockView, ErrorBody, Explain, ExplainView, ForgetView, GateView, GraphView,
-    LockPage, PeerView, ReleaseView, RuleView, ServiceView, SetClock, SetGate, SetService, Verify,
-    VerifyView,
+    BreakLocks, BreakView, ClockView, DoubleGrant, DoubleGrantView, ErrorBody, Explain, ExplainView,
+    ForgetView, GateView, GraphView, LeakLock, LeakView, LockPage, NodeView, PeerView, RebootNode,
+    RebootedView, ReleaseView, RuleView, ServiceView, SetClock, SetGate, SetService, Verify, VerifyView,
 };
 use anyhow::{Context, Result, bail};
 use nlm::table::Cursor;
@@ -124,6 +124,38 @@ impl Control {
     /// Gives locks away as if they had been unlocked.
     pub async fn break_locks(&self, which: &BreakLocks) -> Result<BreakView> {
         self.ask(self.request(Method::DELETE, "/v1/locks").query(which))
+            .await
+    }
+
+    /// Loses locks, and tells nobody.
+    pub async fn forget_locks(&self, which: &BreakLocks) -> Result<ForgetView> {
+        self.send(Method::POST, "/v1/locks/forget", which).await
+    }
+
+    /// Enters a lock of nobody.
+    pub async fn leak(&self, which: &LeakLock) -> Result<LeakView> {
+        self.send(Method::POST, "/v1/locks/leak", which).await
+    }
+
+    /// Has locks that conflict granted.
+    pub async fn double_grant(&self, which: &DoubleGrant) -> Result<DoubleGrantView> {
+        self.send(Method::POST, "/v1/locks/double-grant", which).await
+    }
+
+    /// Has a peer count as rebooted.
+    pub async fn reboot_peer(&self, name: &str) -> Result<RebootedView> {
+        self.ask(self.request(Method::POST, &format!("/v1/peers/{name}/reboot")))
+            .await
+    }
+
+    /// Reboots the server, as far as clients can tell.
+    pub async fn reboot(&self, how: &RebootNode) -> Result<NodeView> {
+        self.send(Method::POST, "/v1/node/reboot", how).await
+    }
+
+    /// Has every file handle go stale.
+    pub async fn stale_handles(&self) -> Result<NodeView> {
+        self.ask(self.request(Method::POST, "/v1/node/stale-handles"))
             .await
     }
 

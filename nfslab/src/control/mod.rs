@@ -6,6 +6,9 @@
 //! | `GET /v1/peers`, `DELETE /v1/peers[/{name or address}]` | who is monitored; forget that |
 //! | `GET /v1/locks` | what is held and who waits: `?limit=N`, `&after=` the `next` of the page before |
 //! | `DELETE /v1/locks` | give locks away: `?path=`, `?peer=` and `?svid=` in any combination, or `?all=true` |
+//! | `POST /v1/locks/forget` | lose locks, and tell nobody: `{"path": …, "peer": …, "svid": …}`, or `{"all": true}` |
+//! | `POST /v1/locks/leak` | a lock of nobody: `{"path": "/lab/f", "start": 0, "len": 0, "kind": "exclusive"}` |
+//! | `POST /v1/locks/double-grant` | grant the next locks although they conflict: `{"path": "/lab/f", "count": 1}` |
 //! | `GET /v1/locks/graph` | who waits for whom, cycles first: `?limit=N` |
 //! | `GET /v1/events` | what happened: an array, or from `?after=N&follow=true` server-sent events |
 //! | `GET /v1/clock`, `POST /v1/clock` | the server's clock: `{"advance": "60s"}` |
@@ -14,7 +17,10 @@
 //! | `GET /v1/gates`, `GET`, `POST /v1/gates/{name}` | who waits there; wait for arrivals: `?held=1&within=10s`; decide: `{"release": "go"}` |
 //! | `POST /v1/verify` | whether the calls are as expected: `{"expect": ["never nlm.cancel"]}` |
 //! | `GET /v1/journal` | every decision so far, JSON lines |
-//! | `POST /v1/reset` | every service well, no locks, nobody monitored |
+//! | `POST /v1/node/reboot` | a reboot, to clients: `{"grace": "50s", "notify": "all"}`, or `"none"`, or `"as_name": "other"` |
+//! | `POST /v1/node/stale-handles` | every file handle given out so far goes stale |
+//! | `POST /v1/peers/{name or address}/reboot` | that client counts as rebooted: its locks go |
+//! | `POST /v1/reset` | every service well, no locks, nobody monitored, the rules and file handles of the start |
 //! | `GET /healthz`, `GET /version` | |
 //! | `GET /metrics` | figures for Prometheus |
 //! | `GET /openapi.json` | all of this as an OpenAPI document, made from the code |
@@ -31,8 +37,9 @@ mod rules;
 use crate::events::{Event, EventView, ms};
 use crate::server::Node;
 use api::{
-    BreakLocks, BreakView, ClockView, ErrorBody, ForgetView, GraphView, LockPage, PeerView, ServiceView,
-    SetClock, SetService, VersionView,
+    BreakLocks, BreakView, ClockView, DoubleGrant, DoubleGrantView, ErrorBody, ForgetView, GraphView,
+    LeakLock, LeakView, LockPage, NodeView, PeerView, RebootNode, RebootedView, ServiceView, SetClock,
+    SetService, VersionView,
 };
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -92,6 +99,10 @@ struct NotFound(#[to_schema] ErrorBody);
 #[response(status = CONFLICT, description = "the server cannot do that as it is now")]
 #[expect(dead_code, reason = "only described")]
 struct Conflict(#[to_schema] ErrorBody);
+/// Something that cannot be done to the server as it is.
+fn conflict(error: anyhow::Error) -> Failure {
+    Failure(StatusCode::CONFLICT, format!("{error:#}"))
+}
 
 fn bad_request(error: impl ToString) -> Failure {
     Failure(StatusCode::BAD_REQUEST, error.to_string())
@@ -127,6 +138,12 @@ fn documented() -> OpenApiRouter<Arc<Node>> {
         .routes(routes!(rules::gate, rules::set_gate))
         .routes(routes!(rules::verify))
         .routes(routes!(rules::journal))
+        .routes(routes!(reboot_peer))
+        .routes(routes!(forget_locks))
+        .routes(routes!(leak))
+        .routes(routes!(double_grant))
+        .routes(routes!(reboot))
+        .routes(routes!(stale_handles))
         .routes(routes!(reset))
         .routes(routes!(healthz))
         .routes(routes!(version))
@@ -237,15 +254,81 @@ async fn break_locks(
     which: Result<Query<BreakLocks>, QueryRejection>,
 ) -> Result<Json<BreakView>, Failure> {
     let Query(which) = which?;
-    let some = which.path.is_some() || which.peer.is_some() || which.svid.is_some();
-    if some == which.all {
-        return Err(bad_request(
-            "which locks are to be broken? Expected path, peer and svid in any combination, or all=true alone",
-        ));
-    }
+    which.check().map_err(bad_request)?;
     Ok(Json(BreakView {
         broken: node.break_locks(&which),
     }))
+}
+
+/// Loses locks silently: who waits for them is not granted them by this.
+#[utoipa::path(post, path = "/v1/locks/forget", request_body = BreakLocks, responses((status = OK, body = ForgetView), BadRequest))]
+async fn forget_locks(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<BreakLocks>, JsonRejection>,
+) -> Result<Json<ForgetView>, Failure> {
+    let Json(which) = body?;
+    which.check().map_err(bad_request)?;
+    Ok(Json(ForgetView {
+        forgotten: node.forget_locks(&which),
+    }))
+}
+
+/// Enters a lock that nobody holds who lives.
+#[utoipa::path(post, path = "/v1/locks/leak", request_body = LeakLock, responses((status = OK, body = LeakView), BadRequest, Conflict))]
+async fn leak(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<LeakLock>, JsonRejection>,
+) -> Result<Json<LeakView>, Failure> {
+    let Json(which) = body?;
+    which.parse().map_err(bad_request)?;
+    node.leak_lock(&which).map(Json).map_err(conflict)
+}
+
+/// Has the next LOCKs on a file granted although they conflict.
+#[utoipa::path(post, path = "/v1/locks/double-grant", request_body = DoubleGrant, responses((status = OK, body = DoubleGrantView), BadRequest, Conflict))]
+async fn double_grant(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<DoubleGrant>, JsonRejection>,
+) -> Result<Json<DoubleGrantView>, Failure> {
+    node.double_grant(&body?.0).map(Json).map_err(conflict)
+}
+
+/// Counts a client as rebooted: its locks go.
+#[utoipa::path(post, path = "/v1/peers/{name}/reboot", params(("name" = String, Path, description = "its name or address")), responses((status = OK, body = RebootedView), NotFound))]
+async fn reboot_peer(
+    State(node): State<Arc<Node>>,
+    Path(name): Path<String>,
+) -> Result<Json<RebootedView>, Failure> {
+    match node.reboot_peer(&name) {
+        0 => Err(Failure(
+            StatusCode::NOT_FOUND,
+            format!("the lock service knows no peer '{name}': see `nfslab peer list`"),
+        )),
+        rebooted => Ok(Json(RebootedView { rebooted })),
+    }
+}
+
+/// Reboots the server, as clients see it, without the end of its process.
+#[utoipa::path(post, path = "/v1/node/reboot", request_body = RebootNode, responses((status = OK, body = NodeView), BadRequest, Conflict))]
+async fn reboot(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<RebootNode>, JsonRejection>,
+) -> Result<Json<NodeView>, Failure> {
+    let how = body?
+        .0
+        .parse()
+        .map_err(|error| bad_request(format!("{error:#}")))?;
+    // It closes and opens sockets, and is not to stop half way because whoever asked hangs up.
+    match tokio::spawn(async move { node.reboot(how).await }).await {
+        Ok(rebooted) => rebooted.map(Json).map_err(conflict),
+        Err(error) => Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+/// Makes every file handle that was given out so far stale.
+#[utoipa::path(post, path = "/v1/node/stale-handles", responses((status = OK, body = NodeView)))]
+async fn stale_handles(State(node): State<Arc<Node>>) -> Json<NodeView> {
+    Json(node.stale_handles())
 }
 
 /// How much of a graph.

@@ -137,7 +137,7 @@ fn sort(event: &Event) -> Option<(Kind, Tone)> {
             step: "statd-not-registered",
             ..
         } => (Kind::Single, Tone::Bad),
-        What::Callback { delivered: false, .. } => (Kind::Single, Tone::Bad),
+        What::Node { .. } | What::Callback { delivered: false, .. } => (Kind::Single, Tone::Bad),
         What::Service { condition, .. } => (
             Kind::Single,
             if condition == "ok" { Tone::Good } else { Tone::Bad },

@@ -1,8 +1,9 @@
 //! A scenario as it stands in a file: the story, the server, the clients, and the steps.
 //!
-//! A step has one verb. Some act (`start`, `run`, `service`, `forget`, `advance`), the others watch, and
-//! fail the scenario if what they wait for does not come `within` their time. None sleeps.
+//! A step has one verb. Some act (`start`, `run`, `service`, `forget`, `advance`, `reboot`, `forget_locks`, `leak`,
+//! `double_grant`, `peer_reboot`, `stale_handles`), the others watch, and fail the scenario if what they wait for does not come `within` their time. None sleeps.
 
+use crate::control::api::{BreakLocks, DoubleGrant, LeakLock, RebootNode};
 use crate::server::ExportSpec;
 use anyhow::{Context, Result, anyhow, bail};
 use regex::Regex;
@@ -182,6 +183,12 @@ pub struct Step {
     service: Option<BTreeMap<String, String>>,
     forget: Option<String>,
     advance: Option<String>,
+    reboot: Option<RebootNode>,
+    forget_locks: Option<BreakLocks>,
+    leak: Option<LeakLock>,
+    double_grant: Option<DoubleGrant>,
+    peer_reboot: Option<String>,
+    stale_handles: Option<bool>,
     processes: Option<Processes>,
     kernel_says: Option<KernelLine>,
     kernel_silent: Option<KernelLine>,
@@ -205,6 +212,19 @@ pub enum Verb {
     Forget(String),
     /// Advances the server's clock.
     Advance(String),
+    /// Reboots the server, as far as clients can tell: `{ grace = "50s", notify = "none" }`, or `as_name = "other"`.
+    Reboot(RebootNode),
+    /// Loses locks, and tells nobody: `{ path = "/lab/f", peer = "web1", svid = 7 }` in any combination, or
+    /// `{ all = true }`.
+    ForgetLocks(BreakLocks),
+    /// Enters a lock of nobody: `{ path = "/lab/f", start = 0, len = 0, kind = "exclusive" }`.
+    Leak(LeakLock),
+    /// Has the next locks on a file granted although they conflict: `{ path = "/lab/f", count = 1 }`.
+    DoubleGrant(DoubleGrant),
+    /// Declares a client rebooted, by its name or address: its locks go.
+    PeerReboot(String),
+    /// Has every file handle go stale: `true`.
+    StaleHandles(bool),
     /// Waits until processes are in a state.
     Processes(Processes),
     /// Waits until the client's kernel has printed a line.
@@ -241,6 +261,12 @@ impl Step {
             step.service.map(Verb::Service),
             step.forget.map(Verb::Forget),
             step.advance.map(Verb::Advance),
+            step.reboot.map(Verb::Reboot),
+            step.forget_locks.map(Verb::ForgetLocks),
+            step.leak.map(Verb::Leak),
+            step.double_grant.map(Verb::DoubleGrant),
+            step.peer_reboot.map(Verb::PeerReboot),
+            step.stale_handles.map(Verb::StaleHandles),
             step.processes.map(Verb::Processes),
             step.kernel_says.map(Verb::KernelSays),
             step.kernel_silent.map(Verb::KernelSilent),
@@ -254,8 +280,8 @@ impl Step {
         match (verbs.next(), verbs.next()) {
             (Some(verb), None) => Ok(verb),
             _ => bail!(
-                "step \"{}\" must have exactly one of start, run, service, forget, advance, processes, \
-                 kernel_says, kernel_silent, prints, exited, event, replies, locks",
+                "step \"{}\" must have exactly one of start, run, service, forget, advance, reboot, \
+                 forget_locks, leak, double_grant, peer_reboot, stale_handles, processes, kernel_says, kernel_silent, prints, exited, event, replies, locks",
                 self.say
             ),
         }
@@ -554,6 +580,11 @@ impl Scenario {
                 humantime::parse_duration(by).with_context(|| format!("'{by}' is not a duration"))?;
                 return Ok(());
             }
+            Verb::Reboot(how) => return how.parse().map(drop),
+            Verb::ForgetLocks(which) => return which.check(),
+            Verb::Leak(which) => return which.parse().map(drop),
+            Verb::StaleHandles(false) => bail!("stale_handles = false does nothing: expected true"),
+            Verb::DoubleGrant(_) | Verb::PeerReboot(_) | Verb::StaleHandles(true) => return Ok(()),
             Verb::Forget(_) | Verb::Event(_) | Verb::Replies(_) | Verb::Locks(_) => return Ok(()),
         };
         if self.clients.iter().any(|client| client.name == *on) {
@@ -647,6 +678,23 @@ mod tests {
     }
 
     #[test]
+    fn what_happens_to_the_server_is_a_step() {
+        let steps = [
+            "reboot = {}",
+            "reboot = { grace = '50s', notify = 'none' }",
+            "reboot = { as_name = 'other' }",
+            "forget_locks = { path = '/lab/f', peer = 'web1' }",
+            "leak = { path = '/lab/f', start = 7, kind = 'shared' }",
+            "double_grant = { path = '/lab/f', count = 2 }",
+            "peer_reboot = 'web1'",
+            "stale_handles = true",
+            "service = { lockd = 'lying port 0', nfs = 'hung after 3', mount = 'blackhole' }",
+        ];
+        let steps = steps.map(|step| format!("[[step]]\nsay = 'x'\n{step}\n"));
+        Scenario::parse(&format!("{HEAD}{}", steps.concat())).unwrap();
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let e = error("[[step]]\nsay = 'x'\nslep = 1\n");
         assert!(e.contains("slep") && e.contains("line 8"), "{e}");
@@ -656,6 +704,20 @@ mod tests {
         assert!(e.contains("'web2'") && e.contains("web1"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nservice = { statd = 'gone' }\n");
         assert!(e.contains("'gone'") && e.contains("absent"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nservice = { nfs = 'failing' }\n");
+        assert!(e.contains("only statd"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nreboot = { notify = 'some' }\n");
+        assert!(e.contains("'some'") && e.contains("all or none"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nreboot = { grace = '50' }\n");
+        assert!(e.contains("'50'") && e.contains("50s"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nreboot = { notify = 'none', as_name = 'other' }\n");
+        assert!(e.contains("'other'"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nforget_locks = {}\n");
+        assert!(e.contains("all=true"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nleak = { path = '/lab/f', kind = 'mandatory' }\n");
+        assert!(e.contains("'mandatory'") && e.contains("shared"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\nstale_handles = false\n");
+        assert!(e.contains("expected true"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nforget = 'all'\n[server]\nexports = ['/lab=mem,rw,sync']\n");
         assert!(e.contains("'sync'") && e.contains("root_squash"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nwithin = 'soon'\nlocks = { held = 0, waiting = 0 }\n");

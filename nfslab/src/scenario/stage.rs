@@ -90,6 +90,26 @@ impl Stage<'_> {
                 Ok(format!("{forgotten} forgotten"))
             }
             Verb::Advance(by) => self.control.advance(&by).await.map(|_| String::new()),
+            Verb::Reboot(how) => {
+                let state = self.control.reboot(&how).await?.state;
+                Ok(state.map_or(String::new(), |state| {
+                    format!("the server's state number is {state}")
+                }))
+            }
+            Verb::ForgetLocks(which) => {
+                let forgotten = self.control.forget_locks(&which).await?.forgotten;
+                Ok(format!("{forgotten} forgotten"))
+            }
+            Verb::Leak(which) => {
+                let leaked = self.control.leak(&which).await?;
+                Ok(format!(
+                    "{}: locked by {} {}",
+                    leaked.path, leaked.name, leaked.svid
+                ))
+            }
+            Verb::DoubleGrant(which) => self.control.double_grant(&which).await.map(|_| String::new()),
+            Verb::PeerReboot(peer) => self.control.reboot_peer(&peer).await.map(|_| String::new()),
+            Verb::StaleHandles(_) => self.control.stale_handles().await.map(|_| String::new()),
             Verb::Processes(wanted) => self.processes(&wanted, within).await,
             Verb::KernelSays(wanted) => self.kernel_says(&wanted, within).await,
             Verb::KernelSilent(wanted) => self.kernel_silent(&wanted),

@@ -136,6 +136,11 @@ impl Callbacks {
         }
     }
 
+    /// Drops every connection. A call that is under way ends first.
+    pub fn hang_up(&self) {
+        self.clients.lock().clear();
+    }
+
     fn known(&self, host: &HostKey) -> Option<Arc<Client>> {
         self.clients
             .lock()

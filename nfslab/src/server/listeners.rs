@@ -4,16 +4,20 @@
 //! it returns it listens on the same port as before.
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use faults::Service;
 use parking_lot::Mutex;
-use rpc::server::Limits;
+use rpc::server::{Flow, Limits, Origin};
+use rpc::xdr::Writer;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::{fmt, io};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// How many connections may wait to be accepted.
@@ -235,8 +239,28 @@ pub struct Listeners {
     addresses: Vec<IpAddr>,
     ports: Ports,
     limits: Limits,
-    /// The tasks of each service that listens; dropping them closes its sockets and connections.
-    open: Mutex<BTreeMap<Service, JoinSet<()>>>,
+    /// Each service that listens.
+    open: Mutex<BTreeMap<Service, Open>>,
+}
+
+/// A service that listens.
+struct Open {
+    /// Dropping them closes its sockets and connections.
+    tasks: JoinSet<()>,
+    /// Ends when the last connection is gone.
+    gone: mpsc::Receiver<Infallible>,
+}
+
+/// What every socket and every connection has for as long as it is there.
+struct Held {
+    door: Arc<dyn rpc::server::Service>,
+    _alive: mpsc::Sender<Infallible>,
+}
+
+impl rpc::server::Service for Held {
+    fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
+        self.door.message(origin, message, out)
+    }
 }
 
 impl Listeners {
@@ -316,6 +340,8 @@ impl Listeners {
 
     /// Starts to answer on sockets that are bound.
     pub fn serve(&self, service: Service, sockets: Sockets, door: Arc<dyn rpc::server::Service>) {
+        let (alive, gone) = mpsc::channel(1);
+        let door: Arc<dyn rpc::server::Service> = Arc::new(Held { door, _alive: alive });
         let mut tasks = JoinSet::new();
         for Pair { tcp, udp } in sockets.pairs {
             tasks.spawn(rpc::server::serve_tcp(tcp, door.clone(), self.limits));
@@ -326,7 +352,7 @@ impl Listeners {
                 }
             });
         }
-        self.open.lock().insert(service, tasks);
+        self.open.lock().insert(service, Open { tasks, gone });
     }
 
     /// Binds and serves again what was closed; nothing if it is open.
@@ -347,9 +373,11 @@ impl Listeners {
 
     /// Closes a service's sockets and drops its connections; returns once they are closed.
     pub async fn close(&self, service: Service) {
-        let tasks = self.open.lock().remove(&service);
-        if let Some(mut tasks) = tasks {
+        let open = self.open.lock().remove(&service);
+        if let Some(Open { mut tasks, mut gone }) = open {
             tasks.shutdown().await;
+            // The tasks of its connections have been told to end, and end when their turn comes.
+            gone.recv().await;
         }
     }
 

@@ -21,8 +21,9 @@ use faults::{Condition, Faults};
 use nlm::effect::{Effect, Effects, Event};
 use nlm::hosts::{HostKey, Monitored};
 use nlm::personality::Personality;
+use nlm::range::{Kind, Range};
 use nlm::request::{Call, CallId, Callback, PeerSelector, Reply, Request};
-use nlm::service::{FileCheck, IsFile, LockSelector, LockService, Lockd};
+use nlm::service::{FileCheck, IsFile, LockSelector, LockService, Lockd, NotLeaked};
 use nlm::table::{Cursor, Fh};
 use nlm::upcall::Statd;
 use parking_lot::{Mutex, MutexGuard};
@@ -286,9 +287,23 @@ impl Locks {
 
     /// A peer has rebooted, says the status monitor.
     pub fn peer_rebooted(&self, node: &Node, which: PeerSelector, number: i32) {
+        self.free_rebooted(node, which, Some(number));
+    }
+
+    /// How many peers have this name or address.
+    pub fn peers_meant(&self, name: &str) -> usize {
+        self.state.lock().service.peers_meant(&peer(name))
+    }
+
+    /// Has a peer (a name or an address) count as rebooted, whatever it says itself.
+    pub fn declare_rebooted(&self, node: &Node, name: &str) {
+        self.free_rebooted(node, peer(name), None);
+    }
+
+    fn free_rebooted(&self, node: &Node, which: PeerSelector, number: Option<i32>) {
         let mut state = self.state.lock();
         let State { service, fx, .. } = &mut *state;
-        service.peer_rebooted(node.clock.now(), which, Some(number), &files(node), fx);
+        service.peer_rebooted(node.clock.now(), which, number, &files(node), fx);
         self.carry_out(node, state);
     }
 
@@ -308,11 +323,13 @@ impl Locks {
         self.carry_out(node, state);
     }
 
-    /// No locks, nobody waits, nobody is monitored, no call is under way.
-    pub fn reset(&self, node: &Node) {
+    /// No locks, nobody waits, nobody is monitored, no call is under way, and a grace period begins; without a time,
+    /// that of the configuration.
+    pub fn restart(&self, node: &Node, grace: Option<Duration>) {
+        self.callbacks.hang_up();
         let mut state = self.state.lock();
         let State { service, fx, .. } = &mut *state;
-        service.server_rebooted(node.clock.now(), self.grace, fx);
+        service.server_rebooted(node.clock.now(), grace.unwrap_or(self.grace), fx);
         state.pending.clear();
         state.copies.clear();
         self.carry_out(node, state);
@@ -361,6 +378,42 @@ impl Locks {
 
     /// Gives locks away as if they had been unlocked. How many there were.
     pub fn break_locks(&self, node: &Node, which: &api::BreakLocks) -> usize {
+        self.take_away(node, which, |service, which, fx| {
+            service.break_locks(node.clock.now(), which, fx)
+        })
+    }
+
+    /// Loses locks without anyone being told. How many there were.
+    pub fn forget_locks(&self, node: &Node, which: &api::BreakLocks) -> usize {
+        self.take_away(node, which, LockService::forget_locks)
+    }
+
+    /// Enters a lock of nobody, whose owner has this number.
+    ///
+    /// # Errors
+    /// If somebody's lock is in the way.
+    pub fn leak(&self, node: &Node, fh: Fh<'_>, range: Range, kind: Kind) -> Result<i32, NotLeaked> {
+        let mut state = self.state.lock();
+        let State { service, fx, .. } = &mut *state;
+        let leaked = service.leak(node.clock.now(), fh, range, kind, fx);
+        self.carry_out(node, state);
+        leaked
+    }
+
+    /// Has so many locks that conflict granted.
+    pub fn double_grant(&self, node: &Node, fh: Fh<'_>, count: u32) {
+        let mut state = self.state.lock();
+        let State { service, fx, .. } = &mut *state;
+        service.double_grant(fh, count, fx);
+        self.carry_out(node, state);
+    }
+
+    fn take_away(
+        &self,
+        node: &Node,
+        which: &api::BreakLocks,
+        take: impl FnOnce(&mut LockService, &LockSelector<'_>, &mut Effects) -> usize,
+    ) -> usize {
         let peer = which.peer.as_deref().map(peer);
         let named = which.path.as_deref();
         let is_it = |fh: Fh<'_>| named.is_some_and(|named| view::is_file(node, fh.as_slice(), named));
@@ -371,9 +424,9 @@ impl Locks {
         };
         let mut state = self.state.lock();
         let State { service, fx, .. } = &mut *state;
-        let broken = service.break_locks(node.clock.now(), &selector, fx);
+        let taken = take(service, &selector, fx);
         self.carry_out(node, state);
-        broken
+        taken
     }
 
     /// Carries out what the service wants, and whatever follows from that.

@@ -21,6 +21,7 @@ mod handle_key;
 mod listeners;
 mod locks;
 mod look;
+mod mishaps;
 mod plan;
 mod populate;
 mod portmap;
@@ -283,6 +284,12 @@ const fn programs(service: Service) -> (u32, &'static [u32]) {
     }
 }
 
+/// A number that no instance of this server has had before: nanoseconds of the wall clock.
+fn verifier() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() as u64
+}
+
 impl Node {
     fn new(config: &Config) -> Result<Arc<Node>> {
         let clock = Arc::new(Clock::default());
@@ -293,10 +300,7 @@ impl Node {
         });
         let capture = capture.transpose()?.map(Arc::new);
         let exports = Arc::new(stores::exports(config)?);
-        let verifier = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos() as u64;
+        let verifier = verifier();
         let (personality, grace) = (config.personality.clone(), config.grace);
         let statd = Statd::new(clock.now(), config.state_dir.as_deref(), config.statd)?;
         let journal = Journal::new(config.seed, config.journal.as_deref())?;
@@ -515,12 +519,14 @@ impl Node {
         self.locks.break_locks(self, which)
     }
 
-    /// Puts everything back: the conditions of the start, no locks, nobody monitored, no answer remembered.
+    /// Puts everything back: the conditions of the start, the file handles of the start, no locks (nobody's neither),
+    /// none to be granted twice, nobody monitored, no answer remembered.
     ///
     /// # Errors
     /// If a service that was absent cannot listen again.
     pub async fn reset(&self) -> Result<()> {
-        self.locks.reset(self);
+        self.exports.renew_handles();
+        self.locks.restart(self, None);
         self.statd.reset(self);
         self.repeated.clear_all();
         self.set_rules(self.rules_at_start.clone());

@@ -21,7 +21,7 @@ use faults::Condition;
 use faults::action::Field;
 use nlm::hosts::Private;
 use nlm::request::PeerSelector;
-use nsm::monitor::Caller;
+use nsm::monitor::{Caller, Tell};
 use nsm::names::{NoNames, as_address};
 use nsm::notify::{Notified, Notify};
 use nsm::{Effect, Effects, Event, Monitor, Saved};
@@ -199,6 +199,22 @@ impl Statd {
             .lock()
             .monitor
             .set_failing(condition == Condition::Failing);
+    }
+
+    /// This host restarts. Whoever is to be told is told after [`begin`](Self::begin). Returns the new state number;
+    /// `None`: it is the rpc.statd of this host that has one.
+    pub fn restart(&self, now: Duration, whom: Tell) -> Option<i32> {
+        if self.system.is_some() {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let State { monitor, fx, .. } = &mut *state;
+        monitor.restart_telling(now, whom, fx);
+        let number = monitor.state();
+        if let Err(error) = state.keep() {
+            not_kept(&error);
+        }
+        Some(number)
     }
 
     /// Forgets whom it watches, and tells nobody.

@@ -49,6 +49,17 @@ impl LockService {
     /// The clients are not told, for NLM has no word for it; they believe that they hold their locks. A GRANTED
     /// that such a client has not acknowledged is not repeated. Requests that wait stay.
     pub fn break_locks(&mut self, now: Now, which: &LockSelector<'_>, fx: &mut Effects) -> usize {
+        let (broken, free) = self.take_away(which);
+        fx.event(Event::LocksBroken {
+            broken,
+            which: which.to_string(),
+        });
+        self.retry_all(now, free, fx);
+        broken
+    }
+
+    /// Takes these locks out of the table: how many there were and, if anybody waits at all, where they were.
+    pub(super) fn take_away(&mut self, which: &LockSelector<'_>) -> (usize, Vec<(Handle, Range)>) {
         let peers: Option<BTreeSet<PeerId>> = which.peer.map(|peer| self.select(peer).into_iter().collect());
         let owners: Vec<OwnerId> = self
             .owners
@@ -62,7 +73,7 @@ impl LockService {
             .collect();
         let mut files: BTreeMap<Handle, bool> = BTreeMap::new();
         let mut free = Vec::new();
-        let mut broken = 0;
+        let mut taken = 0;
         for owner in owners {
             let mut chosen = |fh: &Handle| match which.file {
                 Some((_, is_it)) => *files.entry(*fh).or_insert_with(|| is_it(fh.as_fh())),
@@ -78,19 +89,14 @@ impl LockService {
                 self.forget_grants(owner, fh, range);
                 let change = self.table.unset(fh.as_fh(), owner, range);
                 self.account(owner, change);
-                broken += 1;
+                taken += 1;
                 if !self.waiters.is_empty() {
                     free.push((fh, range));
                 }
             }
             self.owners.forget_if_idle(owner);
         }
-        fx.event(Event::LocksBroken {
-            broken,
-            which: which.to_string(),
-        });
-        self.retry_all(now, free, fx);
-        broken
+        (taken, free)
     }
 
     /// What the client has not acknowledged yet is not to be announced to it once more.

@@ -202,3 +202,118 @@ fn many_locks_are_listed_in_pages_while_others_come_and_go() {
     assert_eq!(missed.count(), 0);
     assert!(pages >= 100);
 }
+
+fn forget(lab: &mut Lab, which: &LockSelector<'_>) -> usize {
+    lab.with_service(|s, _, fx| s.forget_locks(which, fx))
+}
+
+#[test]
+fn a_forgotten_lock_is_free_and_who_waits_for_it_learns_of_it_by_asking_again() {
+    for queue in [QueueOrder::Linux, QueueOrder::Fair] {
+        let mut lab = Lab::with(Personality {
+            queue,
+            ..Personality::default()
+        });
+        lab.lock(asker(2, 1));
+        assert_eq!(lab.lock(asker(3, 1)), BLOCKED);
+        assert_eq!(lab.lock(asker(4, 1)), BLOCKED);
+        let two = PeerSelector::Address(address(2));
+        let which = LockSelector {
+            peer: Some(&two),
+            ..LockSelector::default()
+        };
+        assert_eq!(forget(&mut lab, &which), 1);
+        assert!(
+            lab.events
+                .last()
+                .unwrap()
+                .1
+                .to_string()
+                .contains("has lost 1 locks of 10.77.0.2")
+        );
+        lab.run_until(300.0);
+        assert_eq!(
+            (lab.held().len(), lab.callbacks.len(), lab.service.waiting()),
+            (0, 0, 2)
+        );
+        assert_eq!(lab.lock(asker(3, 1)), GRANTED, "the client asks every 30 s");
+        assert_eq!(lab.service.waiting(), 1);
+        assert_eq!(lab.unlock(asker(3, 1)), GRANTED);
+        assert_eq!(lab.callbacks.len(), 1, "from here on all is as ever");
+        assert_eq!(lab.held(), ["4/1 X the whole file"]);
+        assert_eq!(forget(&mut lab, &LockSelector::default()), 1);
+        assert_eq!(
+            lab.service.waiting(),
+            0,
+            "a grant that was forgotten is not announced again"
+        );
+    }
+}
+
+#[test]
+fn a_leaked_lock_belongs_to_nobody_until_it_is_broken() {
+    let mut lab = Lab::new("linux-6.1");
+    let range = nfslab_nlm::range::Range::from_wire(10, 10).unwrap();
+    let leak = |lab: &mut Lab, kind| {
+        let f = Fh::new(b"f").unwrap();
+        lab.with_service(|s, now, fx| s.leak(now, f, range, kind, fx))
+    };
+    assert_eq!(leak(&mut lab, Kind::Exclusive), Ok(1));
+    let error = leak(&mut lab, Kind::Shared).unwrap_err().to_string();
+    assert!(
+        error.starts_with("orphan (0.0.0.0) owner 1 holds a lock"),
+        "{error}"
+    );
+    assert_eq!(lab.lock(asker(2, 1).bytes(0, 10).nb()), GRANTED);
+    assert_eq!(lab.lock(asker(2, 1).nb()), DENIED);
+    assert_eq!(lab.lock(asker(2, 1)), BLOCKED);
+    let waits_for = lab.service.waiters(None, 1).remove(0).waiting_for.remove(0).who;
+    assert_eq!(waits_for.name.to_string(), nfslab_nlm::service::ORPHAN);
+    let orphan = PeerSelector::Name("orphan".into());
+    let which = LockSelector {
+        peer: Some(&orphan),
+        ..LockSelector::default()
+    };
+    assert_eq!(broken(&mut lab, &which), 1);
+    assert_eq!(lab.callbacks.len(), 1);
+    lab.with_service(|s, now, fx| s.server_rebooted(now, Duration::ZERO, fx));
+    assert_eq!(
+        (leak(&mut lab, Kind::Shared), leak(&mut lab, Kind::Shared)),
+        (Ok(1), Ok(2))
+    );
+    lab.with_service(|s, now, fx| s.server_rebooted(now, Duration::ZERO, fx));
+    assert_eq!(lab.held().len(), 0, "a reboot buries them");
+}
+
+#[test]
+fn locks_that_conflict_are_granted_as_often_as_asked_for() {
+    let mut lab = Lab::new("linux-6.1");
+    let due = |lab: &mut Lab, count| {
+        lab.with_service(|s, _, fx| s.double_grant(Fh::new(b"f").unwrap(), count, fx));
+    };
+    assert_eq!(lab.lock(asker(2, 1)), GRANTED);
+    assert_eq!(lab.lock(asker(5, 1)), BLOCKED);
+    due(&mut lab, 2);
+    assert_eq!(lab.lock(asker(2, 1)), GRANTED, "no conflict, no double grant");
+    assert_eq!(lab.lock(asker(2, 9).file("g")), GRANTED);
+    assert_eq!(lab.lock(asker(3, 9).file("g").nb()), DENIED, "not on this file");
+    assert_eq!(lab.lock(asker(3, 1).nb()), GRANTED);
+    assert_eq!(lab.lock(asker(5, 1)), GRANTED, "one that waits and asks again");
+    assert_eq!(lab.service.waiting(), 0);
+    assert_eq!(lab.lock(asker(4, 1).nb()), DENIED, "that was all");
+    assert_eq!(lab.count(|e| matches!(e, Event::DoublyGranted { .. })), 2);
+    assert_eq!(lab.held(), ["2/1 X the whole file", "2/9 X the whole file"]);
+    assert_eq!(
+        lab.unlock(asker(3, 1)),
+        GRANTED,
+        "as of any lock that is not there"
+    );
+    assert_eq!(lab.held().len(), 2);
+    due(&mut lab, 1);
+    due(&mut lab, 0);
+    assert_eq!(lab.lock(asker(3, 1).nb()), DENIED);
+    due(&mut lab, 1);
+    lab.with_service(|s, now, fx| s.server_rebooted(now, Duration::ZERO, fx));
+    assert_eq!(lab.lock(asker(2, 1)), GRANTED);
+    assert_eq!(lab.lock(asker(3, 1).nb()), DENIED, "forgotten with the table");
+}

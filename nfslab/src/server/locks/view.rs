@@ -75,6 +75,7 @@ pub fn lock(node: &Node, lock: &LockView) -> api::LockView {
         start,
         len,
         since_ms: ms(lock.since),
+        orphan: nlm::service::is_orphan(lock.host.peer),
     }
 }
 
@@ -163,18 +164,27 @@ pub fn told(node: &Node, event: &Event) -> Option<What> {
         Event::RebootInferred { peer, .. } => ("reboot-inferred", Some(*peer)),
         Event::FreedAll { peer, .. } => ("freed-all", Some(*peer)),
         Event::LocksBroken { .. } => ("locks-broken", None),
+        Event::LocksForgotten { .. } => ("locks-forgotten", None),
+        Event::Orphaned { .. } => ("orphaned", None),
+        Event::DoubleGrantsDue { .. } => ("double-grants-due", None),
+        Event::DoublyGranted { who, .. } => ("doubly-granted", Some(who.peer)),
         Event::ServerRebooted { .. } => ("server-rebooted", None),
         Event::GraceStarted { .. } => ("grace-started", None),
         Event::GraceEnded => ("grace-ended", None),
     };
     let mut text = event.to_string();
-    if let Event::Blocked { what, .. }
-    | Event::Deadlock { what, .. }
-    | Event::Granted { what, .. }
-    | Event::Leaked { what, .. } = event
-    {
-        let fh = what.fh.as_fh().as_slice();
-        text = text.replace(&format!("file {}", what.fh), &path(node, fh));
+    let fh = match event {
+        Event::Blocked { what, .. }
+        | Event::Deadlock { what, .. }
+        | Event::Granted { what, .. }
+        | Event::Leaked { what, .. }
+        | Event::Orphaned { what }
+        | Event::DoublyGranted { what, .. } => Some(what.fh),
+        Event::DoubleGrantsDue { fh, .. } => Some(*fh),
+        _ => None,
+    };
+    if let Some(fh) = fh {
+        text = text.replace(&format!("file {fh}"), &path(node, fh.as_fh().as_slice()));
     }
     Some(What::Lockd { step, peer, text })
 }
