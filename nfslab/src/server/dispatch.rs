@@ -162,7 +162,7 @@ impl Door {
         };
         let door = Door::new(self.node.clone(), self.service);
         let (origin, message) = (origin.clone(), message.clone());
-        tokio::task::spawn_blocking(move || {
+        self.node.tasks.spawn_blocking(move || {
             let mut out = Writer::new();
             // It was read once before, so this cannot fail.
             if let Some(mut call) = reread(&origin, &message, received) {
@@ -198,8 +198,9 @@ impl Door {
         let reply = out.split_off(mark);
         let slot = Slot::of(self.service, &call.header);
         let (origin, node) = (call.origin.clone(), self.node.clone());
-        let until = node.clock.now() + by;
-        tokio::spawn(async move {
+        // From its arrival on, of which there may be an event that somebody advances the clock for.
+        let until = call.received + by;
+        self.node.spawn(async move {
             node.clock.sleep_until(Some(until)).await;
             node.calls.answered_later(slot);
             origin.reply(reply);

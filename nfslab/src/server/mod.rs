@@ -56,6 +56,8 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Where the control API listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +126,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// What every export has in it at the start.
     pub populate: Option<PathBuf>,
+    /// Whether the server's clock moves only when it is advanced.
+    pub virtual_time: bool,
 }
 
 impl Config {
@@ -184,6 +188,7 @@ impl Default for Config {
             statd: StatdAt::default(),
             state_dir: None,
             populate: None,
+            virtual_time: false,
         }
     }
 }
@@ -224,6 +229,12 @@ pub struct Node {
     listeners: OnceLock<Listeners>,
     /// Serialises changes of conditions, each of which opens or closes sockets.
     changing: tokio::sync::Mutex<()>,
+    /// The same for advances of a manual clock.
+    advancing: tokio::sync::Mutex<()>,
+    /// What goes on by itself: calls to clients, replies that are held back.
+    tasks: TaskTracker,
+    /// Ends it.
+    stopping: CancellationToken,
 }
 
 /// The programs of each service: program, and its versions.
@@ -248,7 +259,11 @@ const fn programs(service: Service) -> (u32, &'static [u32]) {
 
 impl Node {
     fn new(config: &Config) -> Result<Arc<Node>> {
-        let clock = Arc::new(Clock::default());
+        let clock = match config.virtual_time {
+            true => Clock::manual(),
+            false => Clock::default(),
+        };
+        let clock = Arc::new(clock);
         let events = Arc::new(EventLog::default());
         let capture = config.pcap.as_deref().map(|path| {
             let created = Capture::create(path);
@@ -290,10 +305,48 @@ impl Node {
             waiting: Arc::new(tokio::sync::Semaphore::new(dispatch::MAX_WAITING)),
             listeners: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
+            advancing: tokio::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             clock,
             events,
         });
         Ok(node)
+    }
+
+    /// Has something go on by itself, until the server stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            stopping.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Advances the server's clock. If that is a manual one, step by step, so that each timer of the protocols runs out
+    /// at its own time.
+    pub async fn advance(&self, by: Duration) {
+        if !self.clock.is_manual() {
+            return self.clock.advance(by);
+        }
+        let _alone = self.advancing.lock().await;
+        let end = self.clock.now().saturating_add(by);
+        let due = || {
+            let timers = [
+                self.clock.next_sleeper(),
+                self.locks.next_wakeup(),
+                self.statd.next_wakeup(),
+            ];
+            timers.into_iter().flatten().min().filter(|due| *due <= end)
+        };
+        while let Some(due) = due() {
+            self.clock.advance(due.saturating_sub(self.clock.now()));
+            self.locks.tick(self);
+            self.statd.tick(self);
+            self.clock.settled().await;
+            // Whoever has just woken up goes on before the clock does.
+            tokio::task::yield_now().await;
+        }
+        self.clock.advance(end.saturating_sub(self.clock.now()));
     }
 
     fn event(&self, what: What) {
@@ -547,6 +600,7 @@ impl Server {
 
     fn serve_control(&mut self, control: Option<ControlSocket>) -> Result<()> {
         let router = crate::control::router(self.node.clone());
+        let stopping = self.node.stopping.clone().cancelled_owned();
         let ended = |result: std::io::Result<()>| {
             if let Err(error) = result {
                 tracing::error!(%error, "the control API has ended");
@@ -556,13 +610,23 @@ impl Server {
             None => {}
             Some(ControlSocket::Tcp(listener)) => {
                 self.control = Some(listener.local_addr()?);
-                self.tasks
-                    .spawn(async move { ended(axum::serve(listener, router).await) });
+                self.tasks.spawn(async move {
+                    ended(
+                        axum::serve(listener, router)
+                            .with_graceful_shutdown(stopping)
+                            .await,
+                    )
+                });
             }
             Some(ControlSocket::Unix(listener, path)) => {
                 self.control_path = Some(path);
-                self.tasks
-                    .spawn(async move { ended(axum::serve(listener, router).await) });
+                self.tasks.spawn(async move {
+                    ended(
+                        axum::serve(listener, router)
+                            .with_graceful_shutdown(stopping)
+                            .await,
+                    )
+                });
             }
         }
         Ok(())
@@ -628,13 +692,26 @@ impl Server {
         self.control
     }
 
+    /// Closes every socket and has every task end, whenever the runtime gets to it.
+    fn end(&mut self) {
+        self.node.stopping.cancel();
+        self.node.events.end();
+        self.tasks.abort_all();
+        if let Some(listeners) = self.node.listeners.get() {
+            listeners.abandon();
+        }
+    }
+
     /// Stops: closes every socket, ends every task, writes out the capture, removes its files.
     pub async fn stop(mut self) {
         self.node.withdraw_all_from_system().await;
         if let Some(listeners) = self.node.listeners.get() {
             listeners.close_all().await;
         }
+        self.end();
         self.tasks.shutdown().await;
+        self.node.tasks.close();
+        self.node.tasks.wait().await;
         if let Some(capture) = &self.node.capture
             && let Err(error) = capture.flush()
         {
@@ -643,6 +720,12 @@ impl Server {
         for path in [&self.control_path, &self.ready_file].into_iter().flatten() {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
