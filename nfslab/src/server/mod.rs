@@ -35,7 +35,7 @@ use crate::control::api::{BreakLocks, GraphView, LockPage, PeerView, ServiceView
 use crate::control::client::Endpoint;
 use crate::events::{EventLog, What};
 use crate::metrics::Calls;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use callbacks::Callbacks;
 use dispatch::Door;
@@ -44,6 +44,7 @@ use listeners::Listeners;
 use locks::Locks;
 use nfsd::{Exports, Mount, Nfs3};
 use portmap::{Registry, System};
+use proto::nfs3::{CreateHow3, Nfsstat3, Sattr3};
 use repeated::Repeated;
 use rpc::msg::Transport;
 use rpc::server::Limits;
@@ -494,6 +495,38 @@ impl Node {
     /// Who waits for whom, with at most `limit` edges.
     pub fn lock_graph(&self, limit: usize) -> GraphView {
         self.locks.graph(self, limit)
+    }
+
+    /// The handle of a file, which is made if there is none. See [`Lab::make_file`](crate::lab::Lab::make_file).
+    pub(crate) fn make_file(&self, path: &str) -> Result<Vec<u8>> {
+        let failed = |status| anyhow!("making {path}: {status}");
+        let (export, inside) = self.exports.find(path.as_bytes()).with_context(|| {
+            format!("no export has {path}: expected a path in one of them, such as /lab/a")
+        })?;
+        let root = self
+            .exports
+            .root_handle(&export.name)
+            .context("an export without a root")?;
+        let target = self.exports.resolve(root.as_bytes()).map_err(failed)?;
+        let cx = nfsd::Cx::local(nfsd::Caller::ROOT, stores::now());
+        let mut names = inside
+            .split(|byte| *byte == b'/')
+            .filter(|name| !name.is_empty())
+            .peekable();
+        let (store, mut file) = (target.store(), target.file);
+        if names.peek().is_none() {
+            bail!("{path} is an export: expected a path in it");
+        }
+        while let Some(name) = names.next() {
+            file = match (store.lookup(&cx, &file, name), names.peek()) {
+                (Err(Nfsstat3::NFS3ERR_NOENT), None) => {
+                    let how = CreateHow3::Unchecked(Sattr3::default());
+                    store.create(&cx, &file, name, &how).map_err(failed)?.file
+                }
+                (found, _) => found.map_err(failed)?.file,
+            };
+        }
+        Ok(self.exports.seal(export, &file).as_bytes().to_vec())
     }
 
     /// Gives locks away as if they had been unlocked; their clients are not told. How many there were.
