@@ -249,3 +249,17 @@ fn the_example_of_the_shell_works() {
     let text = passed(&example("shell.sh").env("PATH", path).output().unwrap());
     assert!(text.contains("absent") && text.contains("slow 2s"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lab_that_is_stopped_has_ended_when_stop_returns() {
+    let lab = lab().control().start().await.unwrap();
+    let endpoint = nfslab::control::client::Endpoint::Tcp(lab.control().unwrap());
+    let control = nfslab::control::client::Control::new(endpoint).unwrap();
+    // It keeps its connection, for the next question.
+    assert_eq!(control.services().await.unwrap().len(), 5);
+    let mountd = lab.connect(Service::Mount, [127, 0, 0, 1]).await.unwrap();
+    mountd.call(MNT_NULL, &(), PATIENCE).await.unwrap();
+    let node = Arc::downgrade(lab.node());
+    lab.stop().await;
+    assert_eq!(node.strong_count(), 0, "somebody holds the node still");
+}
