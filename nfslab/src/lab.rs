@@ -130,8 +130,8 @@ impl Builder {
 
 /// A server that runs inside this process, for as long as this value lives.
 ///
-/// Dropping it closes every socket and ends every task as soon as the runtime gets to it; [`stop`](Lab::stop) returns
-/// when that has happened.
+/// Dropping it closes every socket and ends every task as soon as the runtime gets to it; when [`stop`](Lab::stop)
+/// returns, the ports are free.
 pub struct Lab {
     server: Server,
     deadline: Duration,
@@ -285,7 +285,7 @@ impl Lab {
         self.server.node()
     }
 
-    /// Stops the server; returns when every socket is closed and every task has ended.
+    /// Stops the server. When this returns, the ports are free; connections have been told to close.
     pub async fn stop(self) {
         self.server.stop().await;
     }

@@ -194,6 +194,9 @@ impl Default for Config {
     }
 }
 
+/// How long the control API's connections have for their last answers when the server stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// The names of the personalities, for messages.
 pub fn personalities() -> String {
     nlm::personality::Personality::names()
@@ -556,6 +559,8 @@ impl Node {
 pub struct Server {
     node: Arc<Node>,
     tasks: JoinSet<()>,
+    /// The control API with its connections.
+    serving: JoinSet<()>,
     control: Option<SocketAddr>,
     control_path: Option<PathBuf>,
     ready_file: Option<PathBuf>,
@@ -593,6 +598,7 @@ impl Server {
         let mut server = Server {
             node: node.clone(),
             tasks: JoinSet::new(),
+            serving: JoinSet::new(),
             control: None,
             control_path: None,
             ready_file: config.ready_file.clone(),
@@ -643,7 +649,7 @@ impl Server {
             None => {}
             Some(ControlSocket::Tcp(listener)) => {
                 self.control = Some(listener.local_addr()?);
-                self.tasks.spawn(async move {
+                self.serving.spawn(async move {
                     ended(
                         axum::serve(listener, router)
                             .with_graceful_shutdown(stopping)
@@ -653,7 +659,7 @@ impl Server {
             }
             Some(ControlSocket::Unix(listener, path)) => {
                 self.control_path = Some(path);
-                self.tasks.spawn(async move {
+                self.serving.spawn(async move {
                     ended(
                         axum::serve(listener, router)
                             .with_graceful_shutdown(stopping)
@@ -743,6 +749,9 @@ impl Server {
         }
         self.end();
         self.tasks.shutdown().await;
+        // Its connections end with their answer; somebody may never have asked to the end.
+        let ended = async { while self.serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_ANSWERS, ended).await;
         self.node.tasks.close();
         self.node.tasks.wait().await;
         if let Some(capture) = &self.node.capture
