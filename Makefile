@@ -61,6 +61,12 @@ suites: deps build suite-programs ## Run file-system suites of others on a real 
 suite-programs:
 	$(CARGO) install --quiet --locked --root target/suites $(SUITES)
 
+.PHONY: examples
+examples: ## Run the examples, in nfslab/examples
+	$(CARGO) run --quiet -p nfslab --example lab
+	$(CARGO) build --quiet -p nfslab
+	PATH="$(CURDIR)/target/debug:$$PATH" nfslab/examples/shell.sh
+
 .PHONY: build
 build: ## Build everything
 	@echo "== building =="

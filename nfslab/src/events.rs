@@ -370,21 +370,25 @@ pub fn seconds(ms: f64) -> String {
 pub struct EventLog {
     calls: Rate,
     kept: Mutex<Kept>,
-    live: broadcast::Sender<Arc<Event>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     last: u64,
     events: VecDeque<Arc<Event>>,
+    /// None once the server has stopped.
+    live: Option<broadcast::Sender<Arc<Event>>>,
 }
 
 impl Default for EventLog {
     fn default() -> Self {
         EventLog {
             calls: Rate::default(),
-            kept: Mutex::default(),
-            live: broadcast::channel(SUBSCRIBER_BACKLOG).0,
+            kept: Mutex::new(Kept {
+                last: 0,
+                events: VecDeque::new(),
+                live: Some(broadcast::channel(SUBSCRIBER_BACKLOG).0),
+            }),
         }
     }
 }
@@ -464,13 +468,20 @@ impl EventLog {
         }
         kept.events.push_back(event.clone());
         // Under the lock, so that subscribers see the numbers in order; no subscriber is no error.
-        let _ = self.live.send(event.clone());
+        if let Some(live) = &kept.live {
+            let _ = live.send(event.clone());
+        }
         event
+    }
+
+    /// Nothing more will happen: whoever has subscribed is told so. What is kept stays.
+    pub fn end(&self) {
+        self.kept.lock().live = None;
     }
 
     /// Everything that happens from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.live.subscribe()
+        self.since(u64::MAX).1
     }
 
     /// Those kept with a number above `after`, and everything that follows, without a gap between.
@@ -482,7 +493,11 @@ impl EventLog {
             .filter(|event| event.n > after)
             .cloned()
             .collect();
-        (past, self.live.subscribe())
+        let live = match &kept.live {
+            Some(live) => live.subscribe(),
+            None => broadcast::channel(1).1,
+        };
+        (past, live)
     }
 }
 

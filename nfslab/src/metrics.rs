@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering::Relaxed;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Procedures of a program that are counted one by one. The last place is for calls to any other, and to programs and
-/// versions that the service does not have.
+/// versions that the service does not have; those below it that have no name are shown with it.
 const PLACES: usize = 32;
 const OTHER: usize = PLACES - 1;
 
@@ -38,7 +38,6 @@ struct Program {
     name: fn(u32) -> Option<&'static str>,
 }
 
-/// The first of a service also counts what is none of its procedures.
 const PROGRAMS: [Program; 7] = [
     Program {
         service: Service::Portmap,
@@ -92,20 +91,19 @@ impl Slot {
 
     /// That of a procedure.
     pub fn new(service: Service, version: u32, procedure: u32) -> Slot {
-        let mut first = None;
-        for (index, program) in PROGRAMS.iter().enumerate().filter(|(_, p)| p.service == service) {
-            let place = procedure as usize;
-            if program.versions.contains(&version) && place < OTHER && (program.name)(procedure).is_some() {
-                return Slot {
-                    program: index,
-                    place,
-                };
-            }
-            first = first.or(Some(index));
-        }
-        Slot {
-            program: first.unwrap_or_default(),
-            place: OTHER,
+        let is_it = |program: &Program| program.service == service && program.versions.contains(&version);
+        match PROGRAMS.iter().position(is_it) {
+            Some(program) => Slot {
+                program,
+                place: (procedure as usize).min(OTHER),
+            },
+            None => Slot {
+                program: PROGRAMS
+                    .iter()
+                    .position(|program| program.service == service)
+                    .unwrap_or_default(),
+                place: OTHER,
+            },
         }
     }
 }
@@ -300,17 +298,24 @@ impl Calls {
     /// A figure of every procedure that has a name, and of the others of each service.
     fn each(&self, figure: fn(&Count) -> u64) -> Vec<(Labels, u64)> {
         let mut all = Vec::new();
-        for (program, counts) in PROGRAMS.iter().zip(&self.programs) {
-            for (procedure, count) in (0..).zip(counts) {
-                let figure = figure(count);
-                let name = match (program.name)(procedure) {
-                    Some(name) => name,
-                    None if procedure as usize == OTHER && (figure > 0) => "other",
-                    None => continue,
-                };
-                let service = program.service.name();
-                all.push((labels([("service", service), ("procedure", name)]), figure));
+        for service in Service::ALL {
+            let mut others = 0;
+            let mut add = |procedure, figure| {
+                all.push((
+                    labels([("service", service.name()), ("procedure", procedure)]),
+                    figure,
+                ));
+            };
+            let programs = PROGRAMS.iter().zip(&self.programs);
+            for (program, counts) in programs.filter(|(program, _)| program.service == service) {
+                for (procedure, count) in (0..).zip(counts) {
+                    match (program.name)(procedure) {
+                        Some(name) => add(name, figure(count)),
+                        None => others += figure(count),
+                    }
+                }
             }
+            add("other", others);
         }
         all
     }
@@ -338,6 +343,7 @@ mod tests {
             }
         }
         for service in Service::ALL {
+            // A version that there is not, and a procedure: both are none.
             calls.came(Slot::new(service, 77, 0), true);
             calls.came(Slot::new(service, 3, u32::MAX), false);
             expected += 1;

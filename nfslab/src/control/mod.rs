@@ -407,7 +407,7 @@ async fn advance(
     body: Result<Json<SetClock>, JsonRejection>,
 ) -> Result<Json<ClockView>, Failure> {
     let by = humantime::parse_duration(&body?.0.advance).map_err(bad_request)?;
-    node.clock.advance(by);
+    node.advance(by).await;
     Ok(clock(State(node)).await)
 }
 

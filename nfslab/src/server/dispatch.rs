@@ -175,7 +175,7 @@ impl Door {
         let door = Door::new(self.node.clone(), self.service);
         let (origin, message) = (call.origin.clone(), message.clone());
         let (received, planned) = (call.received, call.planned.clone());
-        tokio::task::spawn_blocking(move || {
+        self.node.tasks.spawn_blocking(move || {
             let mut out = Writer::new();
             // It was read once before, so this cannot fail.
             if let Some(mut call) = reread(&origin, &message, received) {
@@ -211,7 +211,16 @@ impl Door {
             node.history.lock().add(Facts::of(&live), ms(call.received));
         }
         let plan = decided.and_then(|decided| decided.plan);
-        let planned = plan.map(|plan| Arc::new(Planned::new(plan, self.service, message, &live, logged)));
+        let planned = plan.map(|plan| {
+            Arc::new(Planned::new(
+                plan,
+                self.service,
+                message,
+                call.received,
+                &live,
+                logged,
+            ))
+        });
         call.planned = planned;
     }
 

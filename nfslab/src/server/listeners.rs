@@ -381,6 +381,11 @@ impl Listeners {
         }
     }
 
+    /// Has everything closed, whenever the runtime gets to it.
+    pub fn abandon(&self) {
+        self.open.lock().clear();
+    }
+
     /// Closes everything.
     pub async fn close_all(&self) {
         for service in Service::ALL {

@@ -195,7 +195,8 @@ impl Locks {
             return format!("{status}, lost: too many answers are under way").into();
         };
         let (to, args) = (*to, Args::Encoded(args.into_bytes()));
-        tokio::spawn(async move {
+        let way = node.clone();
+        way.spawn(async move {
             deliver(&node, &to, procedure, args).await;
             drop(permit);
         });
@@ -223,6 +224,19 @@ impl Locks {
             Ok(decoded) => view::about(node, &decoded.request),
             Err(_) => String::new(),
         }
+    }
+
+    /// When there is something for [`tick`](Self::tick) to do.
+    pub fn next_wakeup(&self) -> Option<Duration> {
+        self.state.lock().service.next_wakeup()
+    }
+
+    /// Lets time pass.
+    pub fn tick(&self, node: &Node) {
+        let mut state = self.state.lock();
+        let State { service, fx, .. } = &mut *state;
+        service.tick(node.clock.now(), &files(node), fx);
+        self.carry_out(node, state);
     }
 
     /// Tells the service how lockd and statd are; `changed` is the service whose condition was set.
@@ -471,7 +485,7 @@ impl Locks {
             Effect::Unmonitor { peer } => node.statd.unmonitor(node, peer),
             Effect::Callback(callback) => {
                 if let Some(node) = node.me.upgrade() {
-                    tokio::spawn(call_back(node, callback));
+                    node.clone().spawn(call_back(node, callback));
                 }
             }
             Effect::Event(event) => {
@@ -541,13 +555,10 @@ impl Pending {
 /// Wakes the service whenever one of its timers is due.
 pub async fn drive(node: Arc<Node>) {
     loop {
-        let next = node.locks.state.lock().service.next_wakeup();
+        let next = node.locks.next_wakeup();
         tokio::select! {
             () = node.clock.sleep_until(next) => {
-                let mut state = node.locks.state.lock();
-                let State { service, fx, .. } = &mut *state;
-                service.tick(node.clock.now(), &files(&node), fx);
-                node.locks.carry_out(&node, state);
+                node.locks.tick(&node);
             }
             () = node.locks.changed.notified() => {}
         }

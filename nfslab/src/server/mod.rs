@@ -43,7 +43,7 @@ use crate::control::client::Endpoint;
 use crate::events::{EventLog, What};
 use crate::journal::Journal;
 use crate::metrics::Calls;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use callbacks::Callbacks;
 use dispatch::Door;
@@ -58,6 +58,7 @@ use locks::Locks;
 use nfsd::{Exports, Mount, Nfs3};
 use parking_lot::Mutex;
 use portmap::{Registry, System};
+use proto::nfs3::{CreateHow3, Nfsstat3, Sattr3};
 use repeated::Repeated;
 use rpc::msg::Transport;
 use rpc::server::Limits;
@@ -70,6 +71,8 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Where the control API listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +147,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// What every export has in it at the start.
     pub populate: Option<PathBuf>,
+    /// Whether the server's clock moves only when it is advanced.
+    pub virtual_time: bool,
 }
 
 impl Config {
@@ -215,9 +220,13 @@ impl Default for Config {
             statd: StatdAt::default(),
             state_dir: None,
             populate: None,
+            virtual_time: false,
         }
     }
 }
+
+/// How long the control API's connections have for their last answers when the server stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The names of the personalities, for messages.
 pub fn personalities() -> String {
@@ -262,6 +271,12 @@ pub struct Node {
     listeners: OnceLock<Listeners>,
     /// Serialises changes of conditions, each of which opens or closes sockets.
     changing: tokio::sync::Mutex<()>,
+    /// The same for advances of a manual clock.
+    advancing: tokio::sync::Mutex<()>,
+    /// What goes on by itself: calls to clients, replies that are held back.
+    tasks: TaskTracker,
+    /// Ends it.
+    stopping: CancellationToken,
 }
 
 /// The programs of each service: program, and its versions.
@@ -292,7 +307,11 @@ fn verifier() -> u64 {
 
 impl Node {
     fn new(config: &Config) -> Result<Arc<Node>> {
-        let clock = Arc::new(Clock::default());
+        let clock = match config.virtual_time {
+            true => Clock::manual(),
+            false => Clock::default(),
+        };
+        let clock = Arc::new(clock);
         let events = Arc::new(EventLog::default());
         let capture = config.pcap.as_deref().map(|path| {
             let created = Capture::create(path);
@@ -344,10 +363,48 @@ impl Node {
             waiting: Arc::new(tokio::sync::Semaphore::new(dispatch::MAX_WAITING)),
             listeners: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
+            advancing: tokio::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             clock,
             events,
         });
         Ok(node)
+    }
+
+    /// Has something go on by itself, until the server stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            stopping.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Advances the server's clock. If that is a manual one, step by step, so that each timer of the protocols runs out
+    /// at its own time.
+    pub async fn advance(&self, by: Duration) {
+        if !self.clock.is_manual() {
+            return self.clock.advance(by);
+        }
+        let _alone = self.advancing.lock().await;
+        let end = self.clock.now().saturating_add(by);
+        let due = || {
+            let timers = [
+                self.clock.next_sleeper(),
+                self.locks.next_wakeup(),
+                self.statd.next_wakeup(),
+            ];
+            timers.into_iter().flatten().min().filter(|due| *due <= end)
+        };
+        while let Some(due) = due() {
+            self.clock.advance(due.saturating_sub(self.clock.now()));
+            self.locks.tick(self);
+            self.statd.tick(self);
+            self.clock.settled().await;
+            // Whoever has just woken up goes on before the clock does.
+            tokio::task::yield_now().await;
+        }
+        self.clock.advance(end.saturating_sub(self.clock.now()));
     }
 
     fn event(&self, what: What) {
@@ -514,6 +571,38 @@ impl Node {
         self.locks.graph(self, limit)
     }
 
+    /// The handle of a file, which is made if there is none. See [`Lab::make_file`](crate::lab::Lab::make_file).
+    pub(crate) fn make_file(&self, path: &str) -> Result<Vec<u8>> {
+        let failed = |status| anyhow!("making {path}: {status}");
+        let (export, inside) = self.exports.find(path.as_bytes()).with_context(|| {
+            format!("no export has {path}: expected a path in one of them, such as /lab/a")
+        })?;
+        let root = self
+            .exports
+            .root_handle(&export.name)
+            .context("an export without a root")?;
+        let target = self.exports.resolve(root.as_bytes()).map_err(failed)?;
+        let cx = nfsd::Cx::local(nfsd::Caller::ROOT, stores::now());
+        let mut names = inside
+            .split(|byte| *byte == b'/')
+            .filter(|name| !name.is_empty())
+            .peekable();
+        let (store, mut file) = (target.store(), target.file);
+        if names.peek().is_none() {
+            bail!("{path} is an export: expected a path in it");
+        }
+        while let Some(name) = names.next() {
+            file = match (store.lookup(&cx, &file, name), names.peek()) {
+                (Err(Nfsstat3::NFS3ERR_NOENT), None) => {
+                    let how = CreateHow3::Unchecked(Sattr3::default());
+                    store.create(&cx, &file, name, &how).map_err(failed)?.file
+                }
+                (found, _) => found.map_err(failed)?.file,
+            };
+        }
+        Ok(self.exports.seal(export, &file).as_bytes().to_vec())
+    }
+
     /// Gives locks away as if they had been unlocked; their clients are not told. How many there were.
     pub fn break_locks(&self, which: &BreakLocks) -> usize {
         self.locks.break_locks(self, which)
@@ -547,6 +636,8 @@ impl Node {
 pub struct Server {
     node: Arc<Node>,
     tasks: JoinSet<()>,
+    /// The control API with its connections.
+    serving: JoinSet<()>,
     control: Option<SocketAddr>,
     control_path: Option<PathBuf>,
     ready_file: Option<PathBuf>,
@@ -585,6 +676,7 @@ impl Server {
         let mut server = Server {
             node: node.clone(),
             tasks: JoinSet::new(),
+            serving: JoinSet::new(),
             control: None,
             control_path: None,
             ready_file: config.ready_file.clone(),
@@ -629,6 +721,7 @@ impl Server {
 
     fn serve_control(&mut self, control: Option<ControlSocket>) -> Result<()> {
         let router = crate::control::router(self.node.clone());
+        let stopping = self.node.stopping.clone().cancelled_owned();
         let ended = |result: std::io::Result<()>| {
             if let Err(error) = result {
                 tracing::error!(%error, "the control API has ended");
@@ -638,13 +731,23 @@ impl Server {
             None => {}
             Some(ControlSocket::Tcp(listener)) => {
                 self.control = Some(listener.local_addr()?);
-                self.tasks
-                    .spawn(async move { ended(axum::serve(listener, router).await) });
+                self.serving.spawn(async move {
+                    ended(
+                        axum::serve(listener, router)
+                            .with_graceful_shutdown(stopping)
+                            .await,
+                    )
+                });
             }
             Some(ControlSocket::Unix(listener, path)) => {
                 self.control_path = Some(path);
-                self.tasks
-                    .spawn(async move { ended(axum::serve(listener, router).await) });
+                self.serving.spawn(async move {
+                    ended(
+                        axum::serve(listener, router)
+                            .with_graceful_shutdown(stopping)
+                            .await,
+                    )
+                });
             }
         }
         Ok(())
@@ -710,13 +813,29 @@ impl Server {
         self.control
     }
 
+    /// Closes every socket and has every task end, whenever the runtime gets to it.
+    fn end(&mut self) {
+        self.node.stopping.cancel();
+        self.node.events.end();
+        self.tasks.abort_all();
+        if let Some(listeners) = self.node.listeners.get() {
+            listeners.abandon();
+        }
+    }
+
     /// Stops: closes every socket, ends every task, writes out the capture, removes its files.
     pub async fn stop(mut self) {
         self.node.withdraw_all_from_system().await;
         if let Some(listeners) = self.node.listeners.get() {
             listeners.close_all().await;
         }
+        self.end();
         self.tasks.shutdown().await;
+        // Its connections end with their answer; somebody may never have asked to the end.
+        let ended = async { while self.serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_ANSWERS, ended).await;
+        self.node.tasks.close();
+        self.node.tasks.wait().await;
         if let Some(capture) = &self.node.capture
             && let Err(error) = capture.flush()
         {
@@ -725,6 +844,12 @@ impl Server {
         for path in [&self.control_path, &self.ready_file].into_iter().flatten() {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

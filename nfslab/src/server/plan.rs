@@ -39,6 +39,8 @@ pub struct Planned {
     message: Bytes,
     /// What is seen of it at a gate.
     facts: Option<Facts>,
+    /// When the call arrived.
+    received: Duration,
     /// Whether the event log has it.
     pub logged: bool,
 }
@@ -85,13 +87,21 @@ impl Waiting {
 
 impl Planned {
     /// What is planned for a call that has come.
-    pub fn new(plan: Plan, service: Service, message: &Bytes, call: &dyn Look, logged: bool) -> Planned {
+    pub fn new(
+        plan: Plan,
+        service: Service,
+        message: &Bytes,
+        received: Duration,
+        call: &dyn Look,
+        logged: bool,
+    ) -> Planned {
         let facts = matches!(plan.action, Action::Hold(_)).then(|| Facts::of(call));
         Planned {
             plan,
             service,
             message: message.clone(),
             facts,
+            received,
             logged,
         }
     }
@@ -107,7 +117,15 @@ impl Planned {
 
     /// What it waits for, if it does. From now on: what happens after this is not missed.
     fn waiting(&self, node: &Node) -> Option<Waiting> {
-        waiting(node, &self.plan, || self.facts.clone())
+        // From its arrival on, of which there may be an event that somebody advances the clock for; a reply that a rule
+        // delays is later by so much than it is.
+        let from_arrival = self.plan.at.is_early() || self.plan.rule.is_none();
+        let from = if from_arrival {
+            self.received
+        } else {
+            node.clock.now()
+        };
+        waiting(node, &self.plan, from, || self.facts.clone())
     }
 
     /// Overwrites the reply with a result that has only a status.
@@ -181,7 +199,7 @@ impl Planned {
                         waiting,
                         reply,
                     );
-                    tokio::spawn(later);
+                    node.spawn(later);
                     return false;
                 }
             }
@@ -192,9 +210,14 @@ impl Planned {
 }
 
 /// What a plan waits for, if it does.
-fn waiting(node: &Node, plan: &Plan, facts: impl FnOnce() -> Option<Facts>) -> Option<Waiting> {
+fn waiting(
+    node: &Node,
+    plan: &Plan,
+    from: Duration,
+    facts: impl FnOnce() -> Option<Facts>,
+) -> Option<Waiting> {
     Some(match &plan.action {
-        Action::Delay(by) => Waiting::Until(node.clock.now() + *by),
+        Action::Delay(by) => Waiting::Until(from + *by),
         Action::Wait(pattern) => Waiting::Event(node.events.subscribe(), pattern.clone()),
         Action::Hold(gate) => {
             let rule = plan.rule.clone().unwrap_or_default();
@@ -291,7 +314,8 @@ impl Door {
                     let door = Door::new(self.node.clone(), self.service);
                     let (origin, underway, received) = (origin.clone(), call.underway.clone(), call.received);
                     let planned = planned.clone();
-                    tokio::spawn(door.go_on_when(waiting, planned, origin, underway, received));
+                    self.node
+                        .spawn(door.go_on_when(waiting, planned, origin, underway, received));
                     return Arrived::Over(None);
                 }
                 Arrived::GoesOn
@@ -347,7 +371,7 @@ impl Door {
         };
         // A store that may wait for a disk is called on a thread that may.
         match service {
-            Service::Nfs => drop(tokio::task::spawn_blocking(go_on).await),
+            Service::Nfs => drop(node.tasks.spawn_blocking(go_on).await),
             _ => go_on(),
         }
         drop(node);
@@ -424,7 +448,7 @@ impl Node {
         let Some(plan) = self.decide(facts).and_then(|decision| decision.plan) else {
             return Some(Outgoing::default());
         };
-        if let Some(waiting) = waiting(self, &plan, || Some(facts.clone())) {
+        if let Some(waiting) = waiting(self, &plan, self.clock.now(), || Some(facts.clone())) {
             return match waiting.verdict(&self.clock).await {
                 Some(Verdict::Go) => Some(Outgoing::default()),
                 Some(Verdict::Drop | Verdict::Answer(_)) | None => None,

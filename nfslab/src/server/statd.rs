@@ -113,6 +113,19 @@ impl Statd {
         self.carry_out(node, self.state.lock());
     }
 
+    /// When there is something for [`tick`](Self::tick) to do.
+    pub fn next_wakeup(&self) -> Option<Duration> {
+        self.state.lock().monitor.next_wakeup()
+    }
+
+    /// Lets time pass.
+    pub fn tick(&self, node: &Node) {
+        let mut state = self.state.lock();
+        let State { monitor, fx, .. } = &mut *state;
+        monitor.tick(node.clock.now(), fx);
+        self.carry_out(node, state);
+    }
+
     /// Handles a call of version 1.
     ///
     /// # Errors
@@ -237,14 +250,15 @@ impl Statd {
             match effect {
                 Effect::Notify(notify) => {
                     if let Some(node) = node.me.upgrade() {
-                        tokio::spawn(tell(node, notify));
+                        node.clone().spawn(tell(node, notify));
                     }
                 }
                 Effect::Rebooted(rebooted) => {
                     // Not in this call: it may have come from under the lock service's own lock.
                     if let Some(node) = node.me.upgrade() {
                         let which = PeerSelector::Private(rebooted.private);
-                        tokio::spawn(async move { node.locks.peer_rebooted(&node, which, rebooted.state) });
+                        node.clone()
+                            .spawn(async move { node.locks.peer_rebooted(&node, which, rebooted.state) });
                     }
                 }
                 Effect::Event(event) => node.event(told(&event)),
@@ -282,13 +296,10 @@ fn mon_id_of<'a>(my_name: &'a str, peer: &'a str) -> MonId<'a> {
 /// Wakes the monitor whenever one of its timers is due.
 pub async fn drive(node: Arc<Node>) {
     loop {
-        let next = node.statd.state.lock().monitor.next_wakeup();
+        let next = node.statd.next_wakeup();
         tokio::select! {
             () = node.clock.sleep_until(next) => {
-                let mut state = node.statd.state.lock();
-                let State { monitor, fx, .. } = &mut *state;
-                monitor.tick(node.clock.now(), fx);
-                node.statd.carry_out(&node, state);
+                node.statd.tick(&node);
             }
             () = node.statd.changed.notified() => {}
         }

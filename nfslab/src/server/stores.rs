@@ -55,6 +55,11 @@ pub(super) fn exports(config: &Config) -> Result<Exports> {
     Ok(Exports::new(&key, list)?)
 }
 
+/// Wall time, as files have it.
+pub(super) fn now() -> Nfstime3 {
+    time(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 fn tree(export: &ExportSpec, number: u32, now: Duration) -> MemFs {
     MemFs::new(&MemConfig {
         fsid: number.into(),
