@@ -5,6 +5,7 @@
 //! touched; the namespace, the TAPs and the guests end with it. Several scenarios are several processes.
 
 use super::output::json;
+use super::serve::read_journal;
 use super::{Done, Exit, OrExit, Output, Stop, Stopped, runtime};
 use crate::scenario::file::Scenario;
 use crate::scenario::report::{self, Full, Verdict, Wanted};
@@ -44,6 +45,12 @@ pub struct Run {
     /// What is behind the exports that the scenarios keep in memory.
     #[arg(long, value_enum, default_value_t)]
     store: Store,
+    /// Write every decision of the rules to FILE, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Take the decisions from a journal instead; the run fails at the first call that is not as in it.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
     /// Record every RPC as pcapng.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -176,6 +183,13 @@ impl Run {
             kernel: self.kernel.map(|series| series.to_string()),
             seed: self.seed,
             store: self.store,
+            journal: self.journal.clone(),
+            replay: self
+                .replay
+                .as_deref()
+                .map(read_journal)
+                .transpose()
+                .or_exit(Exit::Usage)?,
             pcap: self.pcap.clone(),
             out: self.out.clone(),
         };
@@ -231,8 +245,15 @@ impl Run {
             command.args(["--store", "dir"]);
         }
         command.args(self.variables.iter().map(|text| format!("--set={text}")));
-        if let Some(pcap) = &self.pcap {
-            command.arg("--pcap").arg(beside(pcap, &name.to_string_lossy()));
+        let files = [
+            ("--pcap", &self.pcap),
+            ("--journal", &self.journal),
+            ("--replay", &self.replay),
+        ];
+        for (flag, file) in files {
+            if let Some(file) = file {
+                command.arg(flag).arg(beside(file, &name.to_string_lossy()));
+            }
         }
         if let Some(out) = &self.out {
             command.arg("--out").arg(out.join(name));

@@ -115,7 +115,7 @@ The control API on a running server (curl http://127.0.0.1:9049/v1/…):
   GET /metrics       GET /openapi.json  (all of it, described)";
 
 /// The rules of a file.
-pub(super) fn read_rules(path: &Path) -> Result<Vec<Rule>> {
+fn read_rules(path: &Path) -> Result<Vec<Rule>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {} (--rules)", path.display()))?;
     let rules = RuleFile::parse(&text).and_then(RuleFile::into_rules);

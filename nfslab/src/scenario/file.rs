@@ -1,11 +1,14 @@
 //! A scenario as it stands in a file: the story, the server, the clients, and the steps.
 //!
 //! A step has one verb. Some act (`start`, `run`, `service`, `forget`, `advance`, `reboot`, `forget_locks`, `leak`,
-//! `double_grant`, `peer_reboot`, `stale_handles`), the others watch, and fail the scenario if what they wait for does not come `within` their time. None sleeps.
+//! `double_grant`, `peer_reboot`, `stale_handles`, `rules`, `release`), the others watch, and fail the scenario if what
+//! they wait for does not come `within` their time. None sleeps.
 
 use crate::control::api::{BreakLocks, DoubleGrant, LeakLock, RebootNode};
-use crate::server::ExportSpec;
+use crate::server::{ExportSpec, Verdict};
 use anyhow::{Context, Result, anyhow, bail};
+use faults::rule::{Line, Rule, RuleFile};
+use faults::verify::Expectation;
 use regex::Regex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -58,6 +61,8 @@ pub struct Server {
     pub grace: u64,
     /// The condition of each service at the start; those left out are well.
     pub services: BTreeMap<String, String>,
+    /// The rules at the start, as lines.
+    pub rules: Vec<Line>,
 }
 
 impl Default for Server {
@@ -67,6 +72,7 @@ impl Default for Server {
             personality: "linux-6.1".to_owned(),
             grace: 0,
             services: BTreeMap::new(),
+            rules: vec![],
         }
     }
 }
@@ -188,6 +194,10 @@ pub struct Step {
     leak: Option<LeakLock>,
     double_grant: Option<DoubleGrant>,
     peer_reboot: Option<String>,
+    rules: Option<Vec<Line>>,
+    arrives: Option<Arrives>,
+    release: Option<Release>,
+    expect: Option<Vec<Expectation>>,
     stale_handles: Option<bool>,
     processes: Option<Processes>,
     kernel_says: Option<KernelLine>,
@@ -225,6 +235,14 @@ pub enum Verb {
     PeerReboot(String),
     /// Has every file handle go stale: `true`.
     StaleHandles(bool),
+    /// Replaces all rules.
+    Rules(Vec<Line>),
+    /// Waits until calls are held at a gate.
+    Arrives(Arrives),
+    /// Decides about calls at a gate.
+    Release(Release),
+    /// Waits until the calls are as expected.
+    Expect(Vec<Expectation>),
     /// Waits until processes are in a state.
     Processes(Processes),
     /// Waits until the client's kernel has printed a line.
@@ -267,6 +285,10 @@ impl Step {
             step.double_grant.map(Verb::DoubleGrant),
             step.peer_reboot.map(Verb::PeerReboot),
             step.stale_handles.map(Verb::StaleHandles),
+            step.rules.map(Verb::Rules),
+            step.arrives.map(Verb::Arrives),
+            step.release.map(Verb::Release),
+            step.expect.map(Verb::Expect),
             step.processes.map(Verb::Processes),
             step.kernel_says.map(Verb::KernelSays),
             step.kernel_silent.map(Verb::KernelSilent),
@@ -281,7 +303,8 @@ impl Step {
             (Some(verb), None) => Ok(verb),
             _ => bail!(
                 "step \"{}\" must have exactly one of start, run, service, forget, advance, reboot, \
-                 forget_locks, leak, double_grant, peer_reboot, stale_handles, processes, kernel_says, kernel_silent, prints, exited, event, replies, locks",
+                 forget_locks, leak, double_grant, peer_reboot, stale_handles, rules, arrives, release, expect, \
+                 processes, kernel_says, kernel_silent, prints, exited, event, replies, locks",
                 self.say
             ),
         }
@@ -321,6 +344,46 @@ pub struct Exec {
     /// What its output must match.
     #[serde(default, with = "pattern")]
     pub prints: Option<Regex>,
+}
+
+/// `arrives`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arrives {
+    /// The gate.
+    pub gate: String,
+    /// How many calls are held there at once, at least.
+    #[serde(default = "once")]
+    pub held: usize,
+    /// What each of them must match, in words: `nlm.lock of web1 about /lab/file for owner 1`.
+    #[serde(default, with = "pattern")]
+    pub call: Option<Regex>,
+}
+
+fn once() -> usize {
+    1
+}
+
+/// `release`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// The gate.
+    pub gate: String,
+    /// go, drop, or answer STATUS.
+    #[serde(default = "Release::go", rename = "as")]
+    pub verdict: Verdict,
+    /// Only the first so many.
+    pub count: Option<usize>,
+    /// What comes later passes too.
+    #[serde(default)]
+    pub open: bool,
+}
+
+impl Release {
+    fn go() -> Verdict {
+        Verdict::Go
+    }
 }
 
 /// `processes`.
@@ -494,6 +557,7 @@ impl Scenario {
         for export in &scenario.server.exports {
             parse_export(export)?;
         }
+        checked(&scenario.server.rules)?;
         for (service, condition) in &scenario.server.services {
             check_condition(service, condition)?;
         }
@@ -585,6 +649,8 @@ impl Scenario {
             Verb::Leak(which) => return which.parse().map(drop),
             Verb::StaleHandles(false) => bail!("stale_handles = false does nothing: expected true"),
             Verb::DoubleGrant(_) | Verb::PeerReboot(_) | Verb::StaleHandles(true) => return Ok(()),
+            Verb::Rules(rules) => return checked(rules).map(drop),
+            Verb::Arrives(_) | Verb::Release(_) | Verb::Expect(_) => return Ok(()),
             Verb::Forget(_) | Verb::Event(_) | Verb::Replies(_) | Verb::Locks(_) => return Ok(()),
         };
         if self.clients.iter().any(|client| client.name == *on) {
@@ -607,6 +673,18 @@ pub fn parse_export(text: &str) -> Result<(ExportSpec, bool)> {
         .map_err(|error| anyhow!("exports: {error}"))?;
     let made = marked != text;
     Ok((spec, made))
+}
+
+/// Rules as a set.
+///
+/// # Errors
+/// If two of them have one name.
+pub fn checked(rules: &[Line]) -> Result<Vec<Rule>> {
+    let file = RuleFile {
+        rules: rules.to_vec(),
+        tables: vec![],
+    };
+    file.into_rules().map_err(|error| anyhow!("rules: {error}"))
 }
 
 fn check_condition(service: &str, condition: &str) -> Result<()> {

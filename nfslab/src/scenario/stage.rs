@@ -1,6 +1,6 @@
 //! The steps of a scenario, each with its verb: acting, or watching until what must be seen is seen.
 
-use super::file::{Exec, KernelLine, Locks, Prints, Processes, Scenario, Start, Step, Verb};
+use super::file::{Arrives, Exec, KernelLine, Locks, Prints, Processes, Scenario, Start, Step, Verb};
 use super::report::StepResult;
 use super::run::{Booted, Shared};
 use super::timeline::{Side, Tone};
@@ -110,6 +110,39 @@ impl Stage<'_> {
             Verb::DoubleGrant(which) => self.control.double_grant(&which).await.map(|_| String::new()),
             Verb::PeerReboot(peer) => self.control.reboot_peer(&peer).await.map(|_| String::new()),
             Verb::StaleHandles(_) => self.control.stale_handles().await.map(|_| String::new()),
+            Verb::Rules(rules) => {
+                let rules = super::file::checked(&rules)?;
+                self.server.node().set_rules(rules);
+                Ok(String::new())
+            }
+            Verb::Arrives(wanted) => self.arrives(&wanted, within).await,
+            Verb::Release(release) => {
+                let node = self.server.node();
+                let released = node.release(&release.gate, None, release.count, release.verdict);
+                if release.open {
+                    node.set_gate_open(&release.gate, true);
+                }
+                if released == 0 && !release.open {
+                    bail!("nothing waits at gate {}", release.gate);
+                }
+                Ok(format!("{}: {}", count(released, "call"), release.verdict))
+            }
+            Verb::Expect(expectations) => {
+                let verified = self
+                    .server
+                    .node()
+                    .verify_within(&expectations, false, within)
+                    .await;
+                let told: Vec<String> = verified
+                    .checks
+                    .iter()
+                    .map(|check| format!("{}: {}", check.expect, check.found))
+                    .collect();
+                match verified.passed {
+                    true => Ok(told.join("; ")),
+                    false => bail!("{}", told.join("; ")),
+                }
+            }
             Verb::Processes(wanted) => self.processes(&wanted, within).await,
             Verb::KernelSays(wanted) => self.kernel_says(&wanted, within).await,
             Verb::KernelSilent(wanted) => self.kernel_silent(&wanted),
@@ -206,6 +239,51 @@ impl Stage<'_> {
             );
         }
         Ok(seen)
+    }
+
+    /// Waits until calls are held at a gate.
+    async fn arrives(&self, wanted: &Arrives, within: Duration) -> Result<String> {
+        let node = self.server.node();
+        let came = node.wait_at_gate(&wanted.gate, wanted.held, within).await;
+        let gate = node.gates().into_iter().find(|gate| gate.gate == wanted.gate);
+        let held = gate.map(|gate| gate.held).unwrap_or_default();
+        let calls: Vec<&str> = held.iter().map(|held| held.call.as_str()).collect();
+        if !came {
+            bail!(
+                "{} of {} held at gate {} within {within:?}: {}",
+                held.len(),
+                count(wanted.held, "call"),
+                wanted.gate,
+                calls.join("; ")
+            );
+        }
+        if let Some(pattern) = &wanted.call
+            && let Some(other) = calls.iter().find(|call| !pattern.is_match(call))
+        {
+            bail!("gate {} holds \"{other}\", expected /{pattern}/", wanted.gate);
+        }
+        Ok(format!("held at gate {}: {}", wanted.gate, calls.join("; ")))
+    }
+
+    /// Whether every rule of the scenario was done, and no call is held at a gate; nothing if there is nothing to say.
+    pub(super) fn all_done(&self) -> Option<StepResult> {
+        let verified = self.server.node().verify(&[], true);
+        let left: Vec<String> = verified
+            .checks
+            .iter()
+            .map(|check| format!("{}: {}", check.expect, check.found))
+            .collect();
+        if verified.passed {
+            return None;
+        }
+        let detail = left.join("; ");
+        self.say(Side::Story, Tone::Bad, &format!("✗ {detail}"));
+        Some(StepResult {
+            say: "Every rule was done, and no call is held at a gate".to_owned(),
+            passed: Some(false),
+            detail,
+            took_ms: 0.0,
+        })
     }
 
     async fn start(&self, start: &Start) -> Result<String> {
