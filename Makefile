@@ -57,6 +57,10 @@ SET ?=
 suites: deps build suite-programs ## Run file-system suites of others on a real kernel's mount
 	$(NFSLAB) run --store $(STORE) $(SET) --report json=target/suites/report.json scenarios/suites/$(SUITE).toml
 
+.PHONY: symptoms
+symptoms: deps build ## Run every scenario and write docs/symptoms.md from what was seen
+	$(NFSLAB) run --report symptoms=docs/symptoms.md scenarios/*.toml
+
 .PHONY: suite-programs
 suite-programs:
 	$(CARGO) install --quiet --locked --root target/suites $(SUITES)

@@ -54,7 +54,7 @@ pub struct Run {
     /// Record every RPC as pcapng.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
-    /// Write a report: tap=FILE, junit=FILE or json=FILE. Repeatable.
+    /// Write a report: tap=FILE, junit=FILE, json=FILE, or symptoms=FILE (Markdown). Repeatable.
     #[arg(long, value_name = "FORM=FILE")]
     report: Vec<Wanted>,
     /// Keep consoles and timelines in this folder.

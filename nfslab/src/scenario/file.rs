@@ -29,6 +29,8 @@ pub struct Scenario {
     pub symptom: String,
     /// Why it is so.
     pub cause: String,
+    /// Which symptom of docs/symptoms.md it shows, by its number there.
+    pub row: Option<u32>,
     /// How to find it in real life.
     #[serde(default)]
     pub find: String,
@@ -181,6 +183,8 @@ impl Mount {
 pub struct Step {
     /// What it does or shows, for a reader who knows nothing of NFS.
     pub say: String,
+    /// What this step settles, in a sentence for docs/symptoms.md: it stands there if the step passes.
+    pub shows: Option<String>,
     /// How long it may take: "20s".
     #[serde(default, with = "duration")]
     within: Option<Duration>,

@@ -20,6 +20,9 @@ pub struct StepResult {
     pub detail: String,
     /// How long it took, in milliseconds.
     pub took_ms: f64,
+    /// What it settles, if it passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shows: Option<String>,
 }
 
 /// What came of a run.
@@ -27,6 +30,21 @@ pub struct StepResult {
 pub struct Verdict {
     /// The scenario's title.
     pub title: String,
+    /// Which symptom of docs/symptoms.md it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<u32>,
+    /// What a person sees.
+    #[serde(default)]
+    pub symptom: String,
+    /// Why it is so.
+    #[serde(default)]
+    pub cause: String,
+    /// How to find it in real life.
+    #[serde(default)]
+    pub find: String,
+    /// How to mend it in real life.
+    #[serde(default)]
+    pub mend: String,
     /// Whether every step passed.
     pub passed: bool,
     /// Each client's kernel, as it calls itself.
@@ -61,17 +79,20 @@ enum Form {
     Tap,
     Junit,
     Json,
+    Symptoms,
 }
 
 impl FromStr for Wanted {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("'{text}' is not a report: expected tap=FILE, junit=FILE or json=FILE");
+        let wrong =
+            || format!("'{text}' is not a report: expected tap=FILE, junit=FILE, json=FILE or symptoms=FILE");
         let (form, file) = text.split_once('=').ok_or_else(wrong)?;
         let form = match form {
             "tap" => Form::Tap,
             "junit" => Form::Junit,
             "json" => Form::Json,
+            "symptoms" => Form::Symptoms,
             _ => return Err(wrong()),
         };
         if file.is_empty() {
@@ -95,9 +116,58 @@ impl Wanted {
             Form::Tap => tap(verdicts),
             Form::Junit => junit(verdicts)?,
             Form::Json => serde_json::to_string_pretty(verdicts)?,
+            Form::Symptoms => symptoms(verdicts),
         };
         std::fs::write(&self.file, text).with_context(|| format!("cannot write {}", self.file.display()))
     }
+}
+
+/// What was seen, for people with such a symptom: Markdown, in the order of the rows.
+fn symptoms(verdicts: &[Verdict]) -> String {
+    let mut rows: Vec<&Verdict> = verdicts.iter().filter(|verdict| verdict.row.is_some()).collect();
+    rows.sort_by_key(|verdict| verdict.row);
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut text = String::from(
+        "# Symptoms, and what they come from\n\nMade by `make symptoms` from runs on real kernels, not by hand. What \
+         stands under \"seen\" was seen by the run; a scenario of the same title in `scenarios/` shows it again.\n",
+    );
+    for verdict in rows {
+        let row = verdict.row.unwrap_or_default();
+        let _ = write!(text, "\n## {row}. {}\n\n", verdict.title);
+        let mut kernels = verdict.kernels.clone();
+        kernels.sort();
+        kernels.dedup();
+        let passed = if verdict.passed {
+            ""
+        } else {
+            ": **NOT as expected**"
+        };
+        let _ = writeln!(text, "- **Symptom**: {}", one_line(&verdict.symptom));
+        let _ = writeln!(text, "- **Cause**: {}", one_line(&verdict.cause));
+        let _ = writeln!(text, "- **Seen** on Linux {}{passed}:", kernels.join(", "));
+        for step in &verdict.steps {
+            match (&step.shows, step.passed) {
+                (Some(shows), Some(true)) => {
+                    let _ = writeln!(text, "  - {}", one_line(shows));
+                }
+                (_, Some(false)) => {
+                    let _ = writeln!(
+                        text,
+                        "  - not seen: {}: {}",
+                        one_line(&step.say),
+                        one_line(&step.detail)
+                    );
+                }
+                _ => {}
+            }
+        }
+        for (what, how) in [("Find", &verdict.find), ("Mend", &verdict.mend)] {
+            if !how.is_empty() {
+                let _ = writeln!(text, "- **{what}**: {}", one_line(how));
+            }
+        }
+    }
+    text
 }
 
 /// Test Anything Protocol, version 14: a test for each step.
@@ -171,6 +241,7 @@ mod tests {
             passed,
             detail: "seen: 3".into(),
             took_ms: 1.5,
+            shows: None,
         };
         Verdict {
             title: "t".into(),
@@ -178,6 +249,11 @@ mod tests {
             kernels: vec!["6.1.0".into()],
             steps: vec![step("a", Some(true)), step("b #1", Some(false)), step("c", None)],
             took_ms: 3.0,
+            row: None,
+            symptom: String::new(),
+            cause: String::new(),
+            find: String::new(),
+            mend: String::new(),
             mounted_ms: vec![2900.0],
         }
     }

@@ -113,6 +113,11 @@ pub async fn run(scenario: &Scenario, setting: &Setting, timeline: Shared) -> Re
     let took_ms = ms(started.elapsed());
     let verdict = Verdict {
         title: scenario.title.clone(),
+        row: scenario.row,
+        symptom: scenario.symptom.clone(),
+        cause: scenario.cause.clone(),
+        find: scenario.find.clone(),
+        mend: scenario.mend.clone(),
         passed,
         kernels,
         steps,

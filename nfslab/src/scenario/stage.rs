@@ -36,6 +36,7 @@ impl Stage<'_> {
                 passed: None,
                 detail: String::new(),
                 took_ms: 0.0,
+                shows: step.shows.clone(),
             };
             if !failed {
                 self.say(Side::Story, Tone::Heading, &step.say);
@@ -283,6 +284,7 @@ impl Stage<'_> {
             passed: Some(false),
             detail,
             took_ms: 0.0,
+            shows: None,
         })
     }
 
