@@ -403,14 +403,6 @@ impl Listeners {
         self.serve(service, Sockets::bind(&self.addresses, service, port)?, door)
     }
 
-    /// Closes a service's sockets and drops its connections; returns once they are closed.
-    pub async fn close(&self, service: Service) {
-        let open = self.open.lock().remove(&service);
-        if let Some(open) = open {
-            let _ = open.end().await;
-        }
-    }
-
     /// Drops a service's connections and answers nothing, but keeps its port from others: what comes meanwhile waits in
     /// the sockets for [`serve`](Self::serve). Returns once that is so; `None` if it was closed, or is now because there
     /// are too many open files.
@@ -419,6 +411,14 @@ impl Listeners {
         let pairs = open.end().await.ok()?;
         let port = self.ports.get(service);
         Some(Sockets { pairs, port })
+    }
+
+    /// Closes a service's sockets and drops its connections; returns once they are closed.
+    pub async fn close(&self, service: Service) {
+        let open = self.open.lock().remove(&service);
+        if let Some(open) = open {
+            let _ = open.end().await;
+        }
     }
 
     /// Closes everything.

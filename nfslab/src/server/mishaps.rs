@@ -33,7 +33,10 @@ impl Node {
         for service in Service::ALL.into_iter().filter(up) {
             down.push((service, listeners.suspend(service).await));
         }
-        let tell = how.tell.unwrap_or_default();
+        let tell = match self.is_ours(Service::Statd) {
+            true => how.tell.unwrap_or_default(),
+            false => Tell::Nobody,
+        };
         let told = match &tell {
             Tell::All => "clients that were monitored are told".to_owned(),
             Tell::Nobody => "no client is told".to_owned(),
