@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{connect_to, lock_args, make_file};
+use common::{Place, connect_to, lock_args, make_file};
 use faults::Service;
 use nfslab::server::{Config, Ports, Server};
 use proto::nlm::{Nlm4Stat, NlmProc, Res};
@@ -24,11 +24,13 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it is waited for an answer that must not come.
 const SILENCE: Duration = Duration::from_millis(200);
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// An address of its own, so that a port that is closed for a while is not taken by another test meanwhile.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
 
 /// A server whose services are as told: `lockd=absent,statd=slow 5s`.
 async fn start(conditions: &str) -> Server {
     let mut config = Config {
+        bind: vec![HERE],
         ports: Ports::AUTO,
         ..Config::default()
     };
@@ -47,6 +49,20 @@ async fn set(server: &Server, service: &str, condition: &str) {
 
 async fn dial(server: &Server, service: Service, transport: Transport) -> Result<Client, CallError> {
     connect_to(None, SocketAddr::new(HERE, server.port(service)), transport).await
+}
+
+/// A connection of 127.0.0.`last` to the lock service.
+async fn client(last: u8, server: &Server) -> Client {
+    let from = SocketAddr::from(([127, 0, 0, last], 0));
+    let to = SocketAddr::new(HERE, server.port(Service::Lockd));
+    connect_to(Some(from), to, Transport::Tcp).await.unwrap()
+}
+
+fn place(server: &Server) -> Place {
+    Place {
+        mount: SocketAddr::new(HERE, server.port(Service::Mount)),
+        nfs: SocketAddr::new(HERE, server.port(Service::Nfs)),
+    }
 }
 
 /// NULL of the newest version.
@@ -123,7 +139,7 @@ async fn listed(server: &Server, program: u32) -> (Vec<u32>, Vec<String>) {
 
 /// An address as rpcbind writes it.
 fn uaddr(port: u16) -> String {
-    format!("127.0.0.1.{}.{}", port >> 8, port & 0xff)
+    format!("127.0.0.77.{}.{}", port >> 8, port & 0xff)
 }
 
 async fn lock(client: &Client, fh: &[u8], svid: i32, patience: Duration) -> Result<Nlm4Stat, CallError> {
@@ -133,9 +149,9 @@ async fn lock(client: &Client, fh: &[u8], svid: i32, patience: Duration) -> Resu
 }
 
 /// The first LOCK of a client that no other test uses, and how long its answer took.
-async fn first_lock(server: &Server, client: u8) -> (Nlm4Stat, Duration) {
-    let fh = make_file(server, "f").await;
-    let client = common::connect([127, 0, 0, client].into(), server, Service::Lockd, Transport::Tcp).await;
+async fn first_lock(server: &Server, last: u8) -> (Nlm4Stat, Duration) {
+    let fh = make_file(place(server), "f").await;
+    let client = client(last, server).await;
     let started = Instant::now();
     let stat = lock(&client, &fh, 1, PATIENCE).await.unwrap();
     (stat, started.elapsed())
@@ -243,7 +259,7 @@ async fn the_port_mapper_lies_about_a_service() {
         );
         assert_eq!(
             listed(&server, program).await,
-            (vec![0], vec!["127.0.0.1.0.0".to_owned()])
+            (vec![0], vec!["127.0.0.77.0.0".to_owned()])
         );
         set(&server, service.name(), "lying port 7").await;
         assert_eq!(registered(&server, service).await, (7, uaddr(7)), "{service}");
@@ -291,8 +307,8 @@ async fn the_lock_service_is_refused_at_once_by_a_statd_that_is_refused_or_fails
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lock_service_looks_for_a_statd_that_is_nowhere() {
     let server = start("statd=lying port 0").await;
-    let fh = make_file(&server, "f").await;
-    let client = common::connect([127, 0, 0, 2].into(), &server, Service::Lockd, Transport::Tcp).await;
+    let fh = make_file(place(&server), "f").await;
+    let client = client(2, &server).await;
     let silence = lock(&client, &fh, 1, SILENCE).await;
     assert!(matches!(silence, Err(CallError::TimedOut(_))), "{silence:?}");
     let events = server.node().events.since(0).0;
@@ -307,11 +323,11 @@ async fn the_upcalls_of_the_lock_service_count_until_statd_hangs() {
     assert_eq!(meets(&server, Service::Statd, Transport::Tcp).await, "answer");
     assert_eq!(first_lock(&server, 2).await.0, Nlm4Stat::NLM4_GRANTED);
     assert_eq!(meets(&server, Service::Statd, Transport::Tcp).await, "silence");
-    let fh = make_file(&server, "g").await;
-    let known = common::connect([127, 0, 0, 2].into(), &server, Service::Lockd, Transport::Tcp).await;
+    let fh = make_file(place(&server), "g").await;
+    let known = client(2, &server).await;
     let stat = lock(&known, &fh, 1, PATIENCE).await.unwrap();
     assert_eq!(stat, Nlm4Stat::NLM4_GRANTED, "who is monitored feels nothing");
-    let other = common::connect([127, 0, 0, 3].into(), &server, Service::Lockd, Transport::Tcp).await;
+    let other = client(3, &server).await;
     let stalled = tokio::spawn(async move { lock(&other, &fh, 1, PATIENCE).await });
     let started = async {
         let (past, mut live) = server.node().events.since(0);

@@ -168,6 +168,19 @@ fn a_second_client_waits_and_is_called_back() {
 }
 
 #[test]
+fn two_clients_are_granted_the_same_lock() {
+    Run::of("double-grant", &[]).check();
+}
+
+#[test]
+fn a_lock_outlives_a_reboot_only_if_its_client_is_told() {
+    let run = Run::of("server-reboots", &[]);
+    run.check();
+    let reclaims = tshark(&run.file("all.pcapng"), "nlm.reclaim == 1 && rpc.msgtyp == 0");
+    assert_ne!(reclaims, "", "the kernel has not reclaimed its lock");
+}
+
+#[test]
 fn a_real_directory_is_served() {
     Run::of("real-directory", &[]).check();
 }

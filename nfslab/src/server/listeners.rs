@@ -142,9 +142,19 @@ pub struct Sockets {
     port: u16,
 }
 
+/// Not yet in the hands of the runtime, or no more.
 struct Pair {
-    tcp: TcpListener,
-    udp: UdpSocket,
+    tcp: std::net::TcpListener,
+    udp: std::net::UdpSocket,
+}
+
+impl Pair {
+    fn try_clone(&self) -> io::Result<Pair> {
+        Ok(Pair {
+            tcp: self.tcp.try_clone()?,
+            udp: self.udp.try_clone()?,
+        })
+    }
 }
 
 /// A socket that could not be had.
@@ -219,19 +229,19 @@ fn socket(address: IpAddr, kind: Type, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_tcp(address: IpAddr, port: u16, only_v6: bool) -> io::Result<TcpListener> {
+fn bind_tcp(address: IpAddr, port: u16, only_v6: bool) -> io::Result<std::net::TcpListener> {
     let socket = socket(address, Type::STREAM, only_v6)?;
     // A restarted server must not wait for the old connections to time out.
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::new(address, port).into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
-fn bind_udp(address: IpAddr, port: u16, only_v6: bool) -> io::Result<UdpSocket> {
+fn bind_udp(address: IpAddr, port: u16, only_v6: bool) -> io::Result<std::net::UdpSocket> {
     let socket = socket(address, Type::DGRAM, only_v6)?;
     socket.bind(&SocketAddr::new(address, port).into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// All sockets of a server.
@@ -249,6 +259,18 @@ struct Open {
     tasks: JoinSet<()>,
     /// Ends when the last connection is gone.
     gone: mpsc::Receiver<Infallible>,
+    /// The same sockets once more, for [`Listeners::suspend`].
+    spare: io::Result<Vec<Pair>>,
+}
+
+impl Open {
+    /// Ends its tasks and connections.
+    async fn end(mut self) -> io::Result<Vec<Pair>> {
+        self.tasks.shutdown().await;
+        // The tasks of its connections have been told to end, and end when their turn comes.
+        self.gone.recv().await;
+        self.spare
+    }
 }
 
 /// What every socket and every connection has for as long as it is there.
@@ -339,11 +361,21 @@ impl Listeners {
     }
 
     /// Starts to answer on sockets that are bound.
-    pub fn serve(&self, service: Service, sockets: Sockets, door: Arc<dyn rpc::server::Service>) {
+    ///
+    /// # Errors
+    /// If the runtime cannot take them.
+    pub fn serve(
+        &self,
+        service: Service,
+        sockets: Sockets,
+        door: Arc<dyn rpc::server::Service>,
+    ) -> Result<()> {
+        let spare = sockets.pairs.iter().map(Pair::try_clone).collect();
         let (alive, gone) = mpsc::channel(1);
         let door: Arc<dyn rpc::server::Service> = Arc::new(Held { door, _alive: alive });
         let mut tasks = JoinSet::new();
         for Pair { tcp, udp } in sockets.pairs {
+            let (tcp, udp) = (TcpListener::from_std(tcp)?, UdpSocket::from_std(udp)?);
             tasks.spawn(rpc::server::serve_tcp(tcp, door.clone(), self.limits));
             let door = door.clone();
             tasks.spawn(async move {
@@ -352,7 +384,8 @@ impl Listeners {
                 }
             });
         }
-        self.open.lock().insert(service, Open { tasks, gone });
+        self.open.lock().insert(service, Open { tasks, gone, spare });
+        Ok(())
     }
 
     /// Binds and serves again what was closed; nothing if it is open.
@@ -367,17 +400,24 @@ impl Listeners {
         if port == 0 {
             bail!("{service} has never listened");
         }
-        self.serve(service, Sockets::bind(&self.addresses, service, port)?, door);
-        Ok(())
+        self.serve(service, Sockets::bind(&self.addresses, service, port)?, door)
+    }
+
+    /// Drops a service's connections and answers nothing, but keeps its port from others: what comes meanwhile waits in
+    /// the sockets for [`serve`](Self::serve). Returns once that is so; `None` if it was closed, or is now because there
+    /// are too many open files.
+    pub async fn suspend(&self, service: Service) -> Option<Sockets> {
+        let open = self.open.lock().remove(&service)?;
+        let pairs = open.end().await.ok()?;
+        let port = self.ports.get(service);
+        Some(Sockets { pairs, port })
     }
 
     /// Closes a service's sockets and drops its connections; returns once they are closed.
     pub async fn close(&self, service: Service) {
         let open = self.open.lock().remove(&service);
-        if let Some(Open { mut tasks, mut gone }) = open {
-            tasks.shutdown().await;
-            // The tasks of its connections have been told to end, and end when their turn comes.
-            gone.recv().await;
+        if let Some(open) = open {
+            let _ = open.end().await;
         }
     }
 

@@ -11,13 +11,13 @@ use nlm::table::Fh;
 use nsm::monitor::Tell;
 
 impl Node {
-    /// The server reboots, as far as a client can tell, and the process goes on. Sockets and connections are closed;
-    /// locks, share reservations, requests that wait, calls under way and remembered answers are gone; the write verifier
-    /// and the state number are new. Then the services come back on the ports that they had, a grace period begins, and
-    /// whoever was monitored is told, or not. Conditions of services stay as they are.
+    /// The server reboots, as far as a client can tell, and the process goes on. Connections are closed, and nothing is
+    /// answered for a moment, in which others cannot take the ports. Locks, share reservations, requests that wait, calls
+    /// under way and remembered answers are gone; the write verifier and the state number are new. Then the services come
+    /// back, a grace period begins, and whoever was monitored is told, or not. Conditions of services stay as they are.
     ///
     /// # Errors
-    /// If it is to tell with the statd of this host, or if a port has been taken meanwhile.
+    /// If it is to tell with the statd of this host, or if there are too many open files.
     pub async fn reboot(&self, how: Reboot) -> Result<NodeView> {
         let _alone = self.changing.lock().await;
         let listeners = self.listeners()?;
@@ -29,11 +29,14 @@ impl Node {
         }
         let conditions = self.faults.load().conditions;
         let up = |service: &Service| self.is_ours(*service) && conditions.get(*service).listens();
-        let up: Vec<Service> = Service::ALL.into_iter().filter(up).collect();
-        for service in &up {
-            listeners.close(*service).await;
+        let mut down = Vec::new();
+        for service in Service::ALL.into_iter().filter(up) {
+            down.push((service, listeners.suspend(service).await));
         }
-        let tell = how.tell.unwrap_or_default();
+        let tell = match self.is_ours(Service::Statd) {
+            true => how.tell.unwrap_or_default(),
+            false => Tell::Nobody,
+        };
         let told = match &tell {
             Tell::All => "clients that were monitored are told".to_owned(),
             Tell::Nobody => "no client is told".to_owned(),
@@ -50,9 +53,12 @@ impl Node {
         self.repeated.clear_all();
         self.nfs.set_write_verf(verifier().to_be_bytes());
         let mut opened = Ok(());
-        for service in up {
+        for (service, sockets) in down {
             let door = self.door(service).context("the server is stopping")?;
-            opened = opened.and(listeners.open(service, door));
+            opened = opened.and(match sockets {
+                Some(sockets) => listeners.serve(service, sockets, door),
+                None => listeners.open(service, door),
+            });
         }
         // Not before: whoever is told comes back at once.
         self.statd.begin(self);

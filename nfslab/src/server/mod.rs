@@ -690,7 +690,7 @@ impl Server {
                 continue; // dropping the sockets closes them
             }
             if let Some(door) = node.door(service) {
-                listeners.serve(service, sockets, door);
+                listeners.serve(service, sockets, door)?;
             }
         }
         let _ = node.listeners.set(listeners);
