@@ -25,11 +25,15 @@
 //! # }
 //! ```
 
-use crate::control::api::{LockPage, PeerView};
+use crate::control::api::{HeldView, LockPage, PeerView, RuleView, VerifyView};
 use crate::control::client::Endpoint;
 use crate::events::Event;
+pub use crate::server::Verdict;
 use crate::server::{Config, ControlAt, Node, Ports, Server, personalities};
 use anyhow::{Context, Result, anyhow, bail};
+use faults::journal::Journal;
+use faults::rule::{Line, Rule, RuleFile};
+use faults::verify::Expectation;
 pub use faults::{Condition, Service};
 use nlm::personality::Personality;
 use rpc::client::{Client, Identity, Options};
@@ -50,6 +54,7 @@ const QUOTED: usize = 10;
 pub struct Builder {
     config: Config,
     exports: Vec<String>,
+    rules: Vec<String>,
     personality: Option<String>,
     deadline: Duration,
 }
@@ -83,6 +88,13 @@ impl Builder {
     /// How a service is at the start, and after each [`reset`](Lab::reset).
     pub fn service(mut self, service: Service, condition: Condition) -> Builder {
         self.config.conditions.set(service, condition);
+        self
+    }
+
+    /// A rule from the start on, as a line: `nlm.lock nth=2 -> hold g1`. May be repeated; the first that chooses a call
+    /// acts on it.
+    pub fn rule(mut self, line: &str) -> Builder {
+        self.rules.push(line.to_owned());
         self
     }
 
@@ -121,6 +133,7 @@ impl Builder {
                 .collect::<Result<_, String>>()
                 .map_err(|error| anyhow!(error))?;
         }
+        self.config.rules = parse_rules(&self.rules)?;
         Ok(Lab {
             server: Server::start(self.config).await?,
             deadline: self.deadline,
@@ -146,6 +159,7 @@ impl Lab {
                 ..Config::default()
             },
             exports: Vec::new(),
+            rules: Vec::new(),
             personality: None,
             deadline: DEADLINE,
         }
@@ -272,7 +286,61 @@ impl Lab {
         lines.collect()
     }
 
-    /// Puts everything back: the conditions of the start, no locks, nobody monitored. Files and events stay.
+    /// Replaces all rules by these, as one: no call meets some of the old and some of the new. None takes them away.
+    ///
+    /// # Errors
+    /// Which line, what is wrong with it and what would be right; nothing is changed then.
+    pub fn set_rules(&self, lines: &[&str]) -> Result<()> {
+        self.node().set_rules(parse_rules(lines)?);
+        Ok(())
+    }
+
+    /// The rules in force, and what became of each.
+    pub fn rules(&self) -> Vec<RuleView> {
+        self.node().rules()
+    }
+
+    /// The gate of that name: where `-> hold NAME` holds calls.
+    pub fn gate<'a>(&'a self, name: &'a str) -> Gate<'a> {
+        Gate { lab: self, name }
+    }
+
+    /// Waits until the calls are as expected: `at least 2 of nlm.lock`, `never nlm.cancel`, `rule lost 2 times`.
+    ///
+    /// # Errors
+    /// If they are not within the [deadline](Builder::deadline): what there is instead, and what comes nearest. If a
+    /// line is no expectation.
+    pub async fn expect(&self, lines: &[&str]) -> Result<()> {
+        let lines = lines
+            .iter()
+            .map(|line| line.parse::<Expectation>().map_err(|error| anyhow!(error)));
+        let expectations = lines.collect::<Result<Vec<_>>>()?;
+        told(
+            &self
+                .node()
+                .verify_within(&expectations, false, self.deadline)
+                .await,
+        )
+    }
+
+    /// Every decision of the rules so far.
+    pub fn journal(&self) -> Journal {
+        self.node().journal()
+    }
+
+    /// Ends a test: stops the server, and passes if every rule was done that does not say `optional=true`, and no call
+    /// was left at a gate.
+    ///
+    /// # Errors
+    /// Which rule was never done, with the call that came nearest; which calls still wait.
+    pub async fn finish(self) -> Result<()> {
+        let verified = self.node().verify(&[], true);
+        self.server.stop().await;
+        told(&verified)
+    }
+
+    /// Puts everything back: the conditions and rules of the start, no locks, nobody monitored, no call at a gate. Files
+    /// and events stay.
     ///
     /// # Errors
     /// If a service that was absent cannot listen again.
@@ -288,5 +356,75 @@ impl Lab {
     /// Stops the server. When this returns, the ports are free; connections have been told to close.
     pub async fn stop(self) {
         self.server.stop().await;
+    }
+}
+
+fn parse_rules(lines: &[impl AsRef<str>]) -> Result<Vec<Rule>> {
+    let rules = lines.iter().map(|line| line.as_ref().parse::<Line>());
+    let file = RuleFile {
+        rules: rules.collect::<Result<_, _>>().map_err(|error| anyhow!(error))?,
+        tables: vec![],
+    };
+    file.into_rules().map_err(|error| anyhow!(error))
+}
+
+fn told(verified: &VerifyView) -> Result<()> {
+    let failed = verified.checks.iter().filter(|check| !check.passed);
+    let lines: Vec<String> = failed
+        .map(|check| format!("{}: {}", check.expect, check.found))
+        .collect();
+    match lines.is_empty() {
+        true => Ok(()),
+        false => bail!("{}", lines.join("\n")),
+    }
+}
+
+/// A place where calls wait until the test lets them go.
+#[derive(Clone, Copy)]
+pub struct Gate<'a> {
+    lab: &'a Lab,
+    name: &'a str,
+}
+
+impl Gate<'_> {
+    /// Waits until so many calls are held here at once, and shows them.
+    ///
+    /// # Errors
+    /// If they have not come within the [deadline](Builder::deadline), in real time.
+    pub async fn arrived(&self, count: usize) -> Result<Vec<HeldView>> {
+        let Gate { lab, name } = self;
+        let came = lab.node().wait_at_gate(name, count, lab.deadline).await;
+        let held = self.held();
+        if !came {
+            bail!(
+                "{} of {count} calls wait at gate {name} after {:?}{}",
+                held.len(),
+                lab.deadline,
+                lab.latest()
+            );
+        }
+        Ok(held)
+    }
+
+    /// The calls that are held here now.
+    pub fn held(&self) -> Vec<HeldView> {
+        let gates = self.lab.node().gates();
+        let gate = gates.into_iter().find(|gate| gate.gate == self.name);
+        gate.map(|gate| gate.held).unwrap_or_default()
+    }
+
+    /// Decides about everything that is held here. How much there was.
+    pub fn release(&self, verdict: Verdict) -> usize {
+        self.lab.node().release(self.name, None, None, verdict)
+    }
+
+    /// Decides about one call, by its number ([`HeldView::id`]). Whether it was there.
+    pub fn release_one(&self, id: u64, verdict: Verdict) -> bool {
+        self.lab.node().release(self.name, Some(id), None, verdict) > 0
+    }
+
+    /// Lets everything pass, now and from now on.
+    pub fn open(&self) {
+        self.lab.node().set_gate_open(self.name, true);
     }
 }

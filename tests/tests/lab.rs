@@ -274,3 +274,24 @@ async fn a_lab_that_is_stopped_has_free_ports_when_stop_returns() {
     let ended = tokio::time::timeout(PATIENCE, gone).await;
     assert!(ended.is_ok(), "{} hold the node still", node.strong_count());
 }
+
+#[tokio::test]
+async fn a_test_that_leaves_a_rule_unused_or_a_call_at_a_gate_fails() {
+    let lab = lab().rule("nlm.cancel -> drop").start().await.unwrap();
+    let wrong = lab.set_rules(&["nlm.lok -> drop"]).unwrap_err().to_string();
+    assert!(wrong.contains("unlock"), "{wrong}");
+    let unused = lab.finish().await.unwrap_err().to_string();
+    assert!(
+        unused.contains("never done") && unused.contains("no nlm.cancel came"),
+        "{unused}"
+    );
+
+    let lab = Lab::builder().rule("nlm.lock -> hold g").start().await.unwrap();
+    let fh = lab.make_file("/lab/f").unwrap();
+    let client = lab.connect(Service::Lockd, [127, 0, 0, 2]).await.unwrap();
+    let asked = tokio::spawn(async move { client.call(LOCK, &lock_args(&fh, 1, 0, 0), PATIENCE).await });
+    lab.gate("g").arrived(1).await.unwrap();
+    let left = lab.finish().await.unwrap_err().to_string();
+    assert!(left.contains("gate g") && left.contains("about /lab/f"), "{left}");
+    assert!(asked.await.unwrap().is_err(), "the connection is gone");
+}

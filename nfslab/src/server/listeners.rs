@@ -283,6 +283,14 @@ impl rpc::server::Service for Held {
     fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
         self.door.message(origin, message, out)
     }
+
+    fn connected(&self) {
+        self.door.connected();
+    }
+
+    fn disconnected(&self) {
+        self.door.disconnected();
+    }
 }
 
 impl Listeners {
