@@ -134,7 +134,7 @@ async fn measure(cli: &Cli) -> Result<Report> {
 
 /// Both targets, turn and turn about.
 async fn compare(work: &Work, program: &std::path::Path, cli: &Cli, seconds: Duration) -> Result<Row> {
-    let server = Target::server(program, &cli.serve).await?;
+    let server = Target::server(program, &cli.serve, &(work.rules)()).await?;
     let mut setup = Setup::of(&server).await?;
     let plan = (work.prepare)(&mut setup).await?;
     let load = Load::new(work, plan);
@@ -172,7 +172,7 @@ const HELD: u64 = 1_000_000;
 const PAGES: &str = "a million locks listed in pages of 10,000";
 
 async fn memory(program: &std::path::Path, cli: &Cli) -> Result<[Figure; 2]> {
-    let server = Target::server(program, &cli.serve).await?;
+    let server = Target::server(program, &cli.serve, &[]).await?;
     let mut setup = Setup::of(&server).await?;
     // What the first locks bring with them is not theirs alone.
     work::hold(&mut setup, 0..1000).await?;
@@ -219,7 +219,7 @@ fn list(server: &Target, program: &std::path::Path) -> Result<usize> {
 const CONNECTIONS: &str = "10,000 connections, one lock each";
 
 async fn connections(program: &std::path::Path, cli: &Cli) -> Result<Figure> {
-    let server = Target::server(program, &cli.serve).await?;
+    let server = Target::server(program, &cli.serve, &[]).await?;
     let mut setup = Setup::of(&server).await?;
     let held = work::connect_and_lock(&mut setup, 10_000).await?;
     let resident = server.resident()?;

@@ -18,9 +18,11 @@ pub struct Target {
 }
 
 impl Target {
-    /// `nfslab serve` on free ports.
-    pub async fn server(program: &Path, arguments: &str) -> Result<Target> {
+    /// `nfslab serve` on free ports, with these rules.
+    pub async fn server(program: &Path, arguments: &str, rules: &[String]) -> Result<Target> {
         let folder = tempfile::tempdir()?;
+        let rule_file = folder.path().join("rules.toml");
+        std::fs::write(&rule_file, format!("rules = {rules:?}\n"))?;
         let ready = folder.path().join("ready");
         let mut child = Command::new(program)
             .args([
@@ -29,6 +31,7 @@ impl Target {
                 "--export=/lab=mem,max_bytes=8G,max_files=100000000",
             ])
             .arg(format!("--control={}", control(&folder)))
+            .arg(format!("--rules={}", rule_file.display()))
             .arg(format!("--ready-file={}", ready.display()))
             .args(arguments.split_whitespace())
             .stderr(Stdio::piped())

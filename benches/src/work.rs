@@ -32,6 +32,8 @@ pub struct Work {
     pub depth: usize,
     /// What is wanted: a share of the floor's rate, or of another workload's.
     pub wanted: Wanted,
+    /// The rules that are in force, as lines.
+    pub rules: fn() -> Vec<String>,
     pub prepare: for<'a> fn(&'a mut Setup) -> Prepared<'a>,
 }
 
@@ -53,6 +55,7 @@ pub const WORKLOADS: &[Work] = &[
         service: "lockd",
         depth: 32,
         wanted: Wanted::OfFloor(0.4),
+        rules: no_rules,
         prepare: |setup| Box::pin(locks(setup, 0)),
     },
     Work {
@@ -60,6 +63,7 @@ pub const WORKLOADS: &[Work] = &[
         service: "lockd",
         depth: 32,
         wanted: Wanted::Of(LOCK, 0.9),
+        rules: no_rules,
         prepare: |setup| Box::pin(locks(setup, 10_000)),
     },
     Work {
@@ -67,13 +71,31 @@ pub const WORKLOADS: &[Work] = &[
         service: "lockd",
         depth: 32,
         wanted: Wanted::Of(LOCK, 0.7),
+        rules: no_rules,
         prepare: |setup| Box::pin(locks(setup, 1_000_000)),
+    },
+    Work {
+        name: "LOCK and UNLOCK 4x32, 1,000 rules",
+        service: "lockd",
+        depth: 32,
+        wanted: Wanted::Of(LOCK, 0.9),
+        rules: thousand_rules,
+        prepare: |setup| Box::pin(locks(setup, 0)),
+    },
+    Work {
+        name: "LOCK and UNLOCK 4x32, 1,000 rules by path",
+        service: "lockd",
+        depth: 32,
+        wanted: Wanted::Of(LOCK, 0.9),
+        rules: thousand_rules_by_path,
+        prepare: |setup| Box::pin(locks(setup, 0)),
     },
     Work {
         name: "LOCK and UNLOCK serial",
         service: "lockd",
         depth: 1,
         wanted: Wanted::OfFloor(0.9),
+        rules: no_rules,
         prepare: |setup| Box::pin(serial_locks(setup)),
     },
     Work {
@@ -81,6 +103,7 @@ pub const WORKLOADS: &[Work] = &[
         service: "nfs",
         depth: 32,
         wanted: Wanted::OfFloor(0.5),
+        rules: no_rules,
         prepare: |setup| Box::pin(getattr(setup)),
     },
     Work {
@@ -88,6 +111,7 @@ pub const WORKLOADS: &[Work] = &[
         service: "nfs",
         depth: 8,
         wanted: Wanted::OfFloor(0.9),
+        rules: no_rules,
         prepare: |setup| Box::pin(read(setup)),
     },
     Work {
@@ -95,6 +119,7 @@ pub const WORKLOADS: &[Work] = &[
         service: "nfs",
         depth: 8,
         wanted: Wanted::OfFloor(0.9),
+        rules: no_rules,
         prepare: |setup| Box::pin(write(setup)),
     },
     Work {
@@ -102,9 +127,35 @@ pub const WORKLOADS: &[Work] = &[
         service: "nfs",
         depth: 8,
         wanted: Wanted::OfFloorOr(0.2, 100_000.0),
+        rules: no_rules,
         prepare: |setup| Box::pin(create(setup)),
     },
 ];
+
+fn no_rules() -> Vec<String> {
+    vec![]
+}
+
+/// Rules for these calls that mean none of them.
+fn thousand_rules() -> Vec<String> {
+    let rule = |n: u32| match n % 4 {
+        0 => format!(
+            "nlm.lock|unlock peer=10.9.{}.{} optional=true -> drop",
+            n / 256,
+            n % 256
+        ),
+        1 => format!("nlm.lock|unlock owner={} optional=true -> drop", 1_000_000 + n),
+        2 => format!("nlm.lock|unlock caller=nobody{n} optional=true -> drop"),
+        _ => format!("nlm.lock|unlock uid={} optional=true -> drop", 70_000 + n),
+    };
+    (0..1000).map(rule).collect()
+}
+
+/// The same by the path, which has to be found out for each call.
+fn thousand_rules_by_path() -> Vec<String> {
+    let rule = |n: u32| format!("nlm.lock|unlock path=/lab/none{n} optional=true -> drop");
+    (0..1000).map(rule).collect()
+}
 
 const LOCK: &str = "LOCK and UNLOCK 4x32";
 const MIB: u32 = 1 << 20;
