@@ -42,7 +42,7 @@ impl Service {
         }
     }
 
-    const fn index(self) -> usize {
+    pub(crate) const fn index(self) -> usize {
         match self {
             Service::Portmap => 0,
             Service::Mount => 1,

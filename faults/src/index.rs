@@ -3,12 +3,17 @@
 //! A rule stands under its program and procedure, and there under one value that it insists on, if it does: the peer,
 //! the owner, the user, the caller's name, the handle or the path. So a thousand rules for a thousand files cost a call
 //! one look-up.
+//!
+//! The keys are those of the rules, which strangers do not choose: a fast hash is good enough. Nothing is ever listed in
+//! the order of a hash.
 
 use crate::exchange::{Direction, Look};
 use crate::rule::{Rule, hex};
 use crate::{Exchange, Service};
-use std::collections::BTreeMap;
+use rustc_hash::FxBuildHasher;
 use std::net::IpAddr;
+
+type Map<K> = hashbrown::HashMap<K, Vec<Number>, FxBuildHasher>;
 
 /// A rule's place in its set.
 type Number = u32;
@@ -16,12 +21,12 @@ type Number = u32;
 #[derive(Debug, Default)]
 struct Bucket {
     rest: Vec<Number>,
-    peers: BTreeMap<IpAddr, Vec<Number>>,
-    owners: BTreeMap<i32, Vec<Number>>,
-    uids: BTreeMap<u32, Vec<Number>>,
-    callers: BTreeMap<Vec<u8>, Vec<Number>>,
-    handles: BTreeMap<String, Vec<Number>>,
-    paths: BTreeMap<String, Vec<Number>>,
+    peers: Map<IpAddr>,
+    owners: Map<i32>,
+    uids: Map<u32>,
+    callers: Map<Vec<u8>>,
+    handles: Map<String>,
+    paths: Map<String>,
 }
 
 impl Bucket {
@@ -69,11 +74,42 @@ impl Bucket {
     }
 }
 
+/// Procedures that have a place of their own; none of the programs has more.
+const PROCEDURES: usize = 32;
+
+/// The rules of one program.
+#[derive(Debug, Default)]
+struct Program {
+    /// For every procedure.
+    all: Bucket,
+    /// For one, by its number.
+    each: [Bucket; PROCEDURES],
+    /// For numbers that no procedure has.
+    beyond: Bucket,
+}
+
+impl Program {
+    fn place(&self, procedure: u32) -> &Bucket {
+        self.each.get(procedure as usize).unwrap_or(&self.beyond)
+    }
+
+    fn place_mut(&mut self, procedure: u32) -> &mut Bucket {
+        self.each.get_mut(procedure as usize).unwrap_or(&mut self.beyond)
+    }
+}
+
+/// The rules for one direction.
+#[derive(Debug, Default)]
+struct Way {
+    any: Bucket,
+    programs: [Option<Box<Program>>; Service::ALL.len()],
+}
+
 /// Every rule of a set, by what it insists on.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    /// By direction, and by program and procedure as far as the rule names them.
-    buckets: BTreeMap<(Direction, Option<Service>, Option<u32>), Bucket>,
+    calls: Way,
+    callbacks: Way,
 }
 
 impl Index {
@@ -81,17 +117,24 @@ impl Index {
     pub fn of(rules: &[Rule]) -> Index {
         let mut index = Index::default();
         for (n, rule) in (0..).zip(rules) {
-            let calls = &rule.calls.call;
-            let mut add = |procedure| {
-                let key = (rule.calls.direction, calls.service, procedure);
-                index.buckets.entry(key).or_default().insert(n, rule);
+            let way = match rule.calls.direction {
+                Direction::Call => &mut index.calls,
+                Direction::Callback => &mut index.callbacks,
             };
-            match calls.procedures.is_empty() {
-                true => add(None),
-                false => calls
-                    .procedures
-                    .iter()
-                    .for_each(|procedure| add(Some(*procedure))),
+            let calls = &rule.calls.call;
+            let Some(slot) = calls
+                .service
+                .and_then(|service| way.programs.get_mut(service.index()))
+            else {
+                way.any.insert(n, rule);
+                continue;
+            };
+            let program = slot.get_or_insert_default();
+            if calls.procedures.is_empty() {
+                program.all.insert(n, rule);
+            }
+            for procedure in &calls.procedures {
+                program.place_mut(*procedure).insert(n, rule);
             }
         }
         index
@@ -99,20 +142,20 @@ impl Index {
 
     /// The numbers of the rules that may mean this call, in their order.
     pub fn find(&self, call: &dyn Look) -> Vec<Number> {
-        let mut found = Vec::new();
-        if self.buckets.is_empty() {
-            return found;
-        }
         let ex = call.exchange();
-        let keys = [
-            (ex.direction, Some(ex.service), Some(ex.procedure)),
-            (ex.direction, Some(ex.service), None),
-            (ex.direction, None, None),
-        ];
-        for bucket in keys.iter().filter_map(|key| self.buckets.get(key)) {
-            bucket.find(&ex, call, &mut found);
+        let way = match ex.direction {
+            Direction::Call => &self.calls,
+            Direction::Callback => &self.callbacks,
+        };
+        let mut found = Vec::new();
+        way.any.find(&ex, call, &mut found);
+        if let Some(Some(program)) = way.programs.get(ex.service.index()) {
+            program.all.find(&ex, call, &mut found);
+            program.place(ex.procedure).find(&ex, call, &mut found);
         }
         found.sort_unstable();
+        // One that names a number beyond those that have a place may stand there twice.
+        found.dedup();
         found
     }
 }
