@@ -14,6 +14,7 @@ use serde_json::Value;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// From power-on to the mounted export, without KVM.
@@ -27,9 +28,22 @@ struct Run {
 
 impl Run {
     fn of(scenario: &str, more: &[&str]) -> Run {
+        Run::with(scenario, more, |_| ())
+    }
+
+    /// With what it prints in a file.
+    fn quiet(scenario: &str, output: &Path) -> Run {
+        let file = std::fs::File::create(output).unwrap();
+        Run::with(scenario, &[], |command| {
+            command.stdout(file.try_clone().unwrap()).stderr(file);
+        })
+    }
+
+    fn with(scenario: &str, more: &[&str], prepare: impl FnOnce(&mut Command)) -> Run {
         let folder = tempfile::tempdir().unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut child = Command::new(nfslab_binary())
+        let mut command = Command::new(nfslab_binary());
+        command
             .arg("run")
             .arg(root.join(format!("scenarios/{scenario}.toml")))
             .arg("--pcap")
@@ -37,9 +51,9 @@ impl Run {
             .arg("--report")
             .arg(format!("json={}", folder.path().join("report.json").display()))
             .args(more)
-            .process_group(0)
-            .spawn()
-            .unwrap();
+            .process_group(0);
+        prepare(&mut command);
+        let mut child = command.spawn().unwrap();
         let group = child.id();
         let status = child.wait().unwrap();
         Run {
@@ -211,6 +225,73 @@ fn rpcinfo_and_showmount_print_what_there_is() {
 #[test]
 fn a_client_that_is_no_kernel_sees_the_same() {
     Run::of("libnfs-tools", &[]).check_without_locks();
+}
+
+/// Scenarios that have a test of their own above.
+const TOLD_APART: [&str; 11] = [
+    "frozen-processes",
+    "healthy-locks",
+    "two-clients",
+    "double-grant",
+    "server-reboots",
+    "real-directory",
+    "statd-absent-linux-5.0",
+    "statd-absent-linux-6.1",
+    "statd-hung-linux-6.1",
+    "tools-see-everything",
+    "libnfs-tools",
+];
+
+/// All other scenarios, several at a time: most of their time is waiting.
+#[test]
+fn every_symptom_is_seen() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        (path.extension()? == "toml" && !TOLD_APART.contains(&name.as_str())).then_some(name)
+    };
+    let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().filter_map(name).collect();
+    names.sort();
+    assert!(!names.is_empty());
+    let (todo, failed) = (Mutex::new(names.into_iter()), Mutex::new(Vec::new()));
+    let next = || todo.lock().unwrap().next();
+    let work = || {
+        while let Some(name) = next() {
+            let started = Instant::now();
+            let output = tempfile::NamedTempFile::new().unwrap();
+            let run = Run::quiet(&name, output.path());
+            let seconds = started.elapsed().as_secs();
+            let passed = std::panic::catch_unwind(|| run.check_without_locks()).is_ok();
+            println!("{} {name}, {seconds} s", if passed { "ok    " } else { "FAILED" });
+            if !passed {
+                println!("{}", std::fs::read_to_string(output.path()).unwrap());
+                failed.lock().unwrap().push(name);
+            }
+        }
+    };
+    let at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| (0..at_once).for_each(|_| drop(scope.spawn(work))));
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn two_runs_with_the_same_seed_decide_the_same_and_one_is_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (one, two, three) = (file("one"), file("two"), file("three"));
+    Run::of("unlock-reply-lost", &["--journal", &one]).check();
+    Run::of("unlock-reply-lost", &["--journal", &two]).check();
+    let replay = ["--journal", &three, "--replay", &one, "--seed", "77"];
+    Run::of("unlock-reply-lost", &replay).check();
+    let compared = Command::new(nfslab_binary())
+        .args(["journal", "compare", &one, &two, &three])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&compared.stdout);
+    assert!(compared.status.success(), "{said}");
+    assert!(!said.contains(" 0 decisions"), "{said}");
 }
 
 #[test]

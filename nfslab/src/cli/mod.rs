@@ -3,6 +3,7 @@
 //! Results go to standard output, progress and errors to standard error. Exit codes are those of [`Exit`].
 
 mod control;
+mod journal;
 mod kernels;
 mod output;
 mod rules;
@@ -93,6 +94,8 @@ enum Command {
     Rule(rules::Rule),
     /// Gates at which calls wait until they are let go.
     Gate(rules::Gate),
+    /// Show journals of decisions, or compare those of two runs.
+    Journal(journal::Journal),
     /// Check that the calls so far are as expected, and that every rule was done.
     Verify(rules::Verify),
     /// Put a running server back as it was at the start: services, rules, gates, locks, monitored peers, file handles.
@@ -129,6 +132,7 @@ pub fn main() -> ExitCode {
         Command::Clock(command) => command.main(cli.output),
         Command::Rule(command) => command.main(cli.output),
         Command::Gate(command) => command.main(cli.output),
+        Command::Journal(command) => command.main(cli.output),
         Command::Verify(command) => command.main(cli.output),
         Command::Reset(command) => command.main(cli.output),
     };
