@@ -215,7 +215,9 @@ impl Active {
     }
 
     fn is_over(&self, rule: &Rule, now: Duration) -> bool {
-        rule.until.ttl.is_some_and(|ttl| now >= self.since + ttl.0)
+        rule.until
+            .ttl
+            .is_some_and(|ttl| now >= self.since.saturating_add(ttl.0))
     }
 
     /// Whether chance chooses the n-th call of a client.

@@ -29,7 +29,7 @@ use rpc::xdr::{Mark, Writer};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 /// A call for which something is planned, as far as its reply needs to know it.
 pub struct Planned {
@@ -51,10 +51,15 @@ pub enum Arrived {
     Over(Option<Cow<'static, str>>),
 }
 
-/// Until something lets a call go on.
-enum Waiting {
+/// Until something lets a call go on, or a reset ends it.
+struct Waiting {
+    until: Until,
+    resets: watch::Receiver<u64>,
+}
+
+enum Until {
     /// The server's clock shows this.
-    Until(Duration),
+    Time(Duration),
     /// An event has such a name.
     Event(broadcast::Receiver<Arc<Event>>, Pattern),
     /// Somebody decides at a gate.
@@ -63,13 +68,23 @@ enum Waiting {
 
 impl Waiting {
     /// None: what was waited for will never come.
+    async fn verdict(mut self, clock: &Clock) -> Option<Verdict> {
+        tokio::select! {
+            biased;
+            verdict = self.until.verdict(clock) => verdict,
+            _ = self.resets.changed() => None,
+        }
+    }
+}
+
+impl Until {
     async fn verdict(self, clock: &Clock) -> Option<Verdict> {
         match self {
-            Waiting::Until(when) => {
+            Until::Time(when) => {
                 clock.sleep_until(Some(when)).await;
                 Some(Verdict::Go)
             }
-            Waiting::Event(mut events, pattern) => loop {
+            Until::Event(mut events, pattern) => loop {
                 match events.recv().await {
                     Ok(event) if event.names().iter().any(|name| pattern.fits(name)) => {
                         return Some(Verdict::Go);
@@ -78,7 +93,7 @@ impl Waiting {
                     Err(broadcast::error::RecvError::Closed) => return None,
                 }
             },
-            Waiting::Gate(verdict) => verdict.await.ok(),
+            Until::Gate(verdict) => verdict.await.ok(),
         }
     }
 }
@@ -193,15 +208,17 @@ impl Planned {
 
 /// What a plan waits for, if it does.
 fn waiting(node: &Node, plan: &Plan, facts: impl FnOnce() -> Option<Facts>) -> Option<Waiting> {
-    Some(match &plan.action {
-        Action::Delay(by) => Waiting::Until(node.clock.now() + *by),
-        Action::Wait(pattern) => Waiting::Event(node.events.subscribe(), pattern.clone()),
+    let resets = node.gates.resets();
+    let until = match &plan.action {
+        Action::Delay(by) => Until::Time(node.clock.now().saturating_add(*by)),
+        Action::Wait(pattern) => Until::Event(node.events.subscribe(), pattern.clone()),
         Action::Hold(gate) => {
             let rule = plan.rule.clone().unwrap_or_default();
-            Waiting::Gate(node.gates.arrive(gate, rule, plan.at, node.clock.now(), facts()?))
+            Until::Gate(node.gates.arrive(gate, rule, plan.at, node.clock.now(), facts()?))
         }
         _ => return None,
-    })
+    };
+    Some(Waiting { until, resets })
 }
 
 /// What a capture says of a message that something is done to.
