@@ -116,7 +116,8 @@ impl Planned {
         comment(&self.plan)
     }
 
-    fn is_at(&self, point: Point) -> bool {
+    /// Whether something is to be done to it there.
+    pub fn is_at(&self, point: Point) -> bool {
         self.plan.at == point
     }
 
