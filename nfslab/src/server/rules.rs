@@ -16,7 +16,8 @@ impl Node {
     /// Puts a set of rules in force instead of the one before, as a whole: no call sees a part of it.
     pub fn set_rules(&self, rules: Vec<Rule>) {
         let count = rules.len();
-        let active = Arc::new(Active::new(rules, self.seed, self.clock.now(), None));
+        let active = Active::new(rules, self.seed, self.clock.now(), None);
+        let active = Arc::new(active.after(&self.faults.load().rules));
         self.put_in_force(active);
         self.event(What::Rules { rules: count });
     }
