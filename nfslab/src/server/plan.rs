@@ -506,6 +506,16 @@ impl Outgoing {
         }
         args.into()
     }
+
+    /// The arguments of an NLM call that are encoded already, with the cookie changed too: they begin with it.
+    pub fn with_cookie(&self, args: Bytes) -> Bytes {
+        let mut args = args.to_vec();
+        let has_cookie = args.get(..4).is_some_and(|len| len != [0; 4]);
+        if let Some(cookie) = self.get(Field::Cookie).filter(|_| has_cookie) {
+            patch(&mut args, 4, cookie as u32);
+        }
+        self.words(args.into())
+    }
 }
 
 /// Bytes from the start of an accepted reply to its result: xid, type, accepted, verifier (flavour, length 0), status.
@@ -514,13 +524,21 @@ const RESULT: usize = 24;
 /// A reply with some of its fields changed. One that the RPC layer refused has no result, so only its xid can be.
 fn change_reply(reply: Bytes, service: Service, sets: &[Set]) -> Bytes {
     let mut reply = reply.to_vec();
-    let cookie_len = reply.get(RESULT..RESULT + 4).and_then(|len| len.first_chunk());
-    let cookie_len = cookie_len.map_or(0, |len| u32::from_be_bytes(*len) as usize);
+    let word = |at: usize| reply.get(at..at + 4).and_then(|word| word.first_chunk());
+    let word = |at| word(at).map_or(u32::MAX, |word| u32::from_be_bytes(*word));
+    // Accepted, and with success.
+    let has_result = word(8) == 0 && word(RESULT - 4) == 0;
+    let cookie_len = word(RESULT) as usize;
     for set in sets {
         let at = match set.field {
             Field::Xid => 0,
+            _ if !has_result => continue,
+            Field::Cookie if cookie_len == 0 => continue,
             // NLM's results begin with the cookie, all others with the status.
-            Field::Status if service == Service::Lockd => RESULT + 4 + cookie_len.next_multiple_of(4),
+            Field::Status if service == Service::Lockd => {
+                let cookie = cookie_len.checked_next_multiple_of(4);
+                cookie.map_or(usize::MAX, |cookie| cookie.saturating_add(RESULT + 4))
+            }
             Field::Status => RESULT,
             Field::Cookie => RESULT + 4,
             Field::Word(n) => RESULT + 4 * n as usize,
