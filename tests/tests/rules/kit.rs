@@ -63,7 +63,7 @@ impl Lab {
             ports: Ports::AUTO,
             ..Config::default()
         };
-        if !nix_is_root() {
+        if !is_root() {
             println!("skipped: a real directory is exported by root only");
             return None;
         }
@@ -74,6 +74,13 @@ impl Lab {
 
     /// The rules come into force once the file is there.
     pub async fn with(config: Config, lines: &[&str]) -> Lab {
+        let lab = Lab::keeping(config).await;
+        lab.set(lines);
+        lab
+    }
+
+    /// A server with the rules that it has at its start.
+    pub async fn keeping(config: Config) -> Lab {
         let config = Config {
             ports: Ports::AUTO,
             ..config
@@ -81,14 +88,12 @@ impl Lab {
         let server = Server::start(config).await.unwrap();
         let root = mounted(&server).await;
         let fh = make_file(&server, "f").await;
-        let lab = Lab {
+        Lab {
             server,
             root,
             fh,
             _folder: None,
-        };
-        lab.set(lines);
-        lab
+        }
     }
 
     pub fn set(&self, lines: &[&str]) {
@@ -153,14 +158,8 @@ impl Lab {
     }
 }
 
-fn nix_is_root() -> bool {
-    nfs_owner() == Some(0)
-}
-
-/// Who owns what this process makes.
-fn nfs_owner() -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    Some(tempfile::tempfile().ok()?.metadata().ok()?.uid())
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// A client's end.
