@@ -185,7 +185,9 @@ async fn a_reset_puts_everything_back() {
         ..Config::default()
     };
     let lab = Lab::with(config, &["* -> drop"]).await;
-    lab.tcp(Service::Lockd).send(&lock(1, &lab.fh, 1));
+    let mut lost = lab.tcp(Service::Lockd);
+    lost.send(&lock(1, &lab.fh, 1));
+    lab.happens("rule/* -> drop").await;
     let node = lab.server.node();
     node.set_gate_open("g", true);
     node.reset().await.unwrap();
