@@ -5,10 +5,12 @@
 //! `docs/faults.md`.
 
 use crate::Service;
-use crate::names::{Refused, Status};
+use crate::names::{self, Calls, Refused, Status};
 use crate::pattern::Pattern;
+use proto::mount::MountProc;
 use proto::nfs3::Nfs3Proc;
 use proto::nlm::NlmProc;
+use proto::nsm::SmProc;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -114,12 +116,29 @@ impl Field {
         ("port", Field::Port),
     ];
 
-    fn in_reply(self) -> bool {
-        matches!(self, Field::Xid | Field::Status | Field::Cookie | Field::Word(_))
+    /// Where which can be set, in words.
+    const WHERE: &str = "expected xid, status, word:N, and of nlm cookie in a reply; port, word:N, of nlm cookie, of \
+                         nlm.granted_msg svid, offset, len, exclusive, and of nsm.notify state in a callback";
+
+    fn in_reply(self, calls: &Calls) -> bool {
+        match self {
+            Field::Xid | Field::Status | Field::Word(_) => true,
+            Field::Cookie => calls.service == Some(Service::Lockd),
+            _ => false,
+        }
     }
 
-    fn in_callback(self) -> bool {
-        !matches!(self, Field::Xid | Field::Status)
+    fn in_callback(self, calls: &Calls) -> bool {
+        let may_be = |service, procedure| calls.service == Some(service) && calls.has(service, procedure);
+        match self {
+            Field::Port | Field::Word(_) => true,
+            Field::Cookie => calls.service == Some(Service::Lockd),
+            Field::Svid | Field::Offset | Field::Len | Field::Exclusive => {
+                may_be(Service::Lockd, NlmProc::NLM_GRANTED_MSG.0)
+            }
+            Field::State => may_be(Service::Statd, SmProc::SM_NOTIFY.0),
+            Field::Xid | Field::Status => false,
+        }
     }
 }
 
@@ -236,7 +255,7 @@ impl Action {
     }
 
     /// Why it cannot be done to these calls; none if it can.
-    pub fn impossible(&self, calls: &crate::names::Calls, callback: bool) -> Option<String> {
+    pub fn impossible(&self, calls: &Calls, callback: bool) -> Option<String> {
         match self {
             Action::Answer(status) => {
                 let Some(service) = calls.service else {
@@ -246,6 +265,12 @@ impl Action {
                     return Some(
                         "the port mapper's answers have no status: use refuse, drop or set".to_owned(),
                     );
+                }
+                if let Some(void) = calls.procedures.iter().find(|p| !has_status(service, **p)) {
+                    let name = names::call_name(service, *void);
+                    return Some(format!(
+                        "the reply to {name} has no status: use refuse, drop or set"
+                    ));
                 }
                 let its = status.service.unwrap_or(service);
                 (its != service).then(|| format!("{status} is no status of {}", calls))
@@ -261,17 +286,38 @@ impl Action {
             }
             Action::Set(sets) => sets.iter().find_map(|set| {
                 let fits = if callback {
-                    set.field.in_callback()
+                    set.field.in_callback(calls)
                 } else {
-                    set.field.in_reply()
+                    set.field.in_reply(calls)
                 };
                 (!fits).then(|| {
-                    let what = if callback { "callback" } else { "reply" };
-                    format!("a {what} has no field '{}' that could be set", set.field)
+                    let what = if callback { "a callback" } else { "the reply to" };
+                    let field = set.field;
+                    format!(
+                        "{what} {calls} has no field '{field}' that could be set: {}",
+                        Field::WHERE
+                    )
                 })
             }),
             _ => None,
         }
+    }
+}
+
+/// Whether the reply to a procedure has a status. NLM's asynchronous calls (`_MSG`) are answered by a call of ours, and
+/// their reply is void. A procedure that nobody knows may have one.
+pub fn has_status(service: Service, procedure: u32) -> bool {
+    match service {
+        Service::Nfs => procedure != Nfs3Proc::NFSPROC3_NULL.0,
+        Service::Mount => procedure == MountProc::MOUNTPROC3_MNT.0,
+        Service::Lockd => {
+            !matches!(
+                NlmProc(procedure),
+                NlmProc::NLM_NULL | NlmProc::NLM_SM_NOTIFY | NlmProc::NLM_FREE_ALL
+            ) && !(NlmProc::NLM_TEST_MSG.0..=NlmProc::NLM_GRANTED_RES.0).contains(&procedure)
+        }
+        Service::Statd => matches!(SmProc(procedure), SmProc::SM_STAT | SmProc::SM_MON),
+        Service::Portmap => false,
     }
 }
 
@@ -295,6 +341,9 @@ pub fn can_be_acknowledged(service: Service, procedure: u32) -> bool {
         _ => false,
     }
 }
+
+/// Most copies of one message: they are all made at once.
+const MOST_COPIES: u32 = 1000;
 
 /// The words of every action, for messages.
 const WORDS: &str = "pass, answer STATUS, refuse ERROR, drop, drop-reply, delay DURATION, wait EVENT, hold GATE, \
@@ -345,7 +394,10 @@ impl FromStr for Deed {
             "wait" => Action::Wait(needs("an event, as wait callback/NLM_GRANTED_MSG")?.parse()?),
             "hold" => Action::Hold(needs("the name of a gate, as hold g1")?.to_owned()),
             "duplicate" if rest.is_empty() => Action::Duplicate(1),
-            "duplicate" => Action::Duplicate(number("how many more")?),
+            "duplicate" => match number("how many more")? {
+                more @ 1..=MOST_COPIES => Action::Duplicate(more),
+                _ => return Err(format!("'{words}': expected from 1 to {MOST_COPIES} more")),
+            },
             "set" => {
                 let sets = needs("a field and a number, as set svid=7")?;
                 Action::Set(
@@ -465,5 +517,7 @@ mod tests {
         assert!(error("set svid").contains("svid=7"));
         assert!(error("set spin=7").contains("svid"));
         assert!(error("hold a b").contains("one word"));
+        assert!(error("duplicate 0").contains("from 1"));
+        assert!(error("duplicate 4000000000").contains("to 1000"));
     }
 }

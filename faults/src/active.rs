@@ -21,6 +21,9 @@ use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Calls whose copies are recognised.
@@ -86,7 +89,6 @@ struct State {
     rules: Vec<RuleState>,
     recent: BTreeMap<CallKey, Recent>,
     order: VecDeque<CallKey>,
-    entries: u64,
     replay: Option<Replay>,
 }
 
@@ -98,6 +100,8 @@ pub struct Active {
     seed: u64,
     since: Duration,
     watches_events: bool,
+    /// How many decisions the journal has, those by sets before this one included.
+    entries: Arc<AtomicU64>,
     state: Mutex<State>,
 }
 
@@ -140,8 +144,15 @@ impl Active {
             rules,
             seed,
             since: now,
+            entries: Arc::default(),
             state: Mutex::new(state),
         }
+    }
+
+    /// It, as the set that comes after another: its decisions are numbered on in the journal.
+    pub fn after(mut self, previous: &Active) -> Active {
+        self.entries = previous.entries.clone();
+        self
     }
 
     /// The rules, in their order.
@@ -215,7 +226,9 @@ impl Active {
     }
 
     fn is_over(&self, rule: &Rule, now: Duration) -> bool {
-        rule.until.ttl.is_some_and(|ttl| now >= self.since + ttl.0)
+        rule.until
+            .ttl
+            .is_some_and(|ttl| now >= self.since.saturating_add(ttl.0))
     }
 
     /// Whether chance chooses the n-th call of a client.
@@ -346,9 +359,9 @@ impl State {
                 let n = next(&mut state.chances, key.clone());
                 active.by_chance(rule, p, &key, n)
             });
-        self.entries += 1;
         let entry = Entry {
-            n: self.entries,
+            // Under the lock of this state: the numbers of a set's decisions are in their order.
+            n: active.entries.fetch_add(1, Relaxed) + 1,
             rule: rule.name.clone(),
             count: state.counted,
             nth,

@@ -102,7 +102,14 @@ impl Journal {
             serde_json::from_str(line).map_err(|error| format!("line {}: no decision: {error}", n + 1))
         };
         let entries = lines.map(entry).collect::<Result<_, _>>()?;
-        Ok(Journal { header, entries })
+        Ok(Journal::new(header, entries))
+    }
+
+    /// A journal of these decisions. Calls of several connections are decided about at one time, and what is decided
+    /// first is not always written first.
+    pub fn new(header: Header, mut entries: Vec<Entry>) -> Journal {
+        entries.sort_by_key(|entry| entry.n);
+        Journal { header, entries }
     }
 
     /// As it is written: JSON lines.

@@ -1007,6 +1007,12 @@ mod tests {
         assert!(error("callback nlm.lock -> drop").contains("granted_msg"));
         assert!(error("nlm.lock -> drop at before-callback").contains("calls"));
         assert!(error("nlm.lock -> set svid=3").contains("svid"));
+        assert!(error("nfs.read -> set cookie=3").contains("cookie"));
+        assert!(error("callback nlm.granted_msg -> set state=3").contains("nsm.notify"));
+        assert!(error("callback nsm.notify -> set svid=3").contains("nlm.granted_msg"));
+        assert!(error("callback nlm.lock_res -> set len=3").contains("nlm.granted_msg"));
+        assert!(error("nlm.lock|lock_msg -> answer NLM4_DENIED").contains("nlm.lock_msg has no status"));
+        assert!(error("mount.umnt -> answer MNT3ERR_IO").contains("no status"));
         assert!(error("nsm.mon path=/x -> drop").contains("no file"));
         assert!(error("nlm.lock handle=xyz -> drop").contains("hexadecimal"));
     }

@@ -9,8 +9,11 @@
 //!
 //! A call counts once, however often it is transmitted, unless `transmission=` says otherwise.
 
+use crate::Service;
 use crate::active::RuleView;
+use crate::exchange::Direction;
 use crate::history::{History, describe};
+use crate::names::Calls;
 use crate::rule::{Match, Rule, insert, parse_match};
 use serde::{Deserialize, Serialize};
 use serde_with::{DeserializeFromStr, SerializeDisplay};
@@ -174,6 +177,41 @@ impl fmt::Display for Expectation {
 }
 
 impl Expectation {
+    /// The calls that it is about and of which nothing can be said: calls on files are kept only if a rule means them.
+    pub fn unkept(&self, rules: &[Rule]) -> Option<&Match> {
+        let about: &[&Match] = match self {
+            Expectation::Calls { which, .. } => &[which],
+            Expectation::Order { first, then } => &[first, then],
+            Expectation::Rule { .. } => &[],
+        };
+        let kept = |which: &Match| {
+            let files = which.direction == Direction::Call
+                && which.call.service.is_none_or(|service| service == Service::Nfs);
+            let covers = |rule: &Rule| {
+                let Calls { service, procedures } = &rule.calls.call;
+                let all = procedures.is_empty()
+                    || (!which.call.procedures.is_empty() && which.call.procedures.is_subset(procedures));
+                // Beside that it says nothing that is not expected too.
+                let and_these = Match {
+                    call: which.call.clone(),
+                    transmission: which.transmission,
+                    ..rule.calls.clone()
+                };
+                service.is_none_or(|service| service == Service::Nfs)
+                    && all
+                    && (and_these == *which
+                        || and_these
+                            == Match {
+                                call: which.call.clone(),
+                                transmission: which.transmission,
+                                ..Match::default()
+                            })
+            };
+            !files || rules.iter().any(covers)
+        };
+        about.iter().copied().find(|which| !kept(which))
+    }
+
     /// Whether it is so. `missed` calls came too fast to be kept.
     pub fn check(&self, history: &History, missed: u64, rules: &[RuleView]) -> Checked {
         let missed = missed + history.forgotten();

@@ -64,10 +64,8 @@ impl Journal {
 
     /// The decisions that are kept, with their header.
     pub fn view(&self) -> faults::journal::Journal {
-        faults::journal::Journal {
-            header: self.header.clone(),
-            entries: self.kept.lock().iter().cloned().collect(),
-        }
+        let entries = self.kept.lock().iter().cloned().collect();
+        faults::journal::Journal::new(self.header.clone(), entries)
     }
 
     /// The run is not as the journal that is replayed. The first time counts.

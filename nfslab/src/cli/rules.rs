@@ -68,6 +68,8 @@ impl Rule {
                 print_rules(&rules, output);
             }
             RuleCommand::Explain { call } => {
+                let checked = call.parse::<faults::explain::Sample>();
+                checked.map_err(anyhow::Error::msg).or_exit(Exit::Usage)?;
                 let ask = |control: Control| async move { control.explain(&call).await };
                 let explained = self.at.ask(ask)?;
                 match output {
@@ -102,6 +104,7 @@ fn as_file(lines: &[String]) -> anyhow::Result<String> {
         rules: rules.collect::<Result<_, _>>()?,
         tables: vec![],
     };
+    file.clone().into_rules().map_err(anyhow::Error::msg)?;
     Ok(toml::to_string(&file)?)
 }
 
@@ -212,6 +215,9 @@ impl Gate {
                 Ok(Exit::Passed)
             }
             GateCommand::Wait { gate, held, within } => {
+                humantime::parse_duration(&within)
+                    .with_context(|| format!("--within '{within}' is no duration such as 10s"))
+                    .or_exit(Exit::Usage)?;
                 let ask = |control: Control| async move { control.wait_at_gate(&gate, held, &within).await };
                 print_gates(&[self.at.ask(ask)?], output);
                 Ok(Exit::Passed)
@@ -303,6 +309,11 @@ impl Verify {
         for text in &self.expect {
             let checked = text.parse::<faults::verify::Expectation>();
             checked.map_err(anyhow::Error::msg).or_exit(Exit::Usage)?;
+        }
+        if let Some(within) = &self.within {
+            humantime::parse_duration(within)
+                .with_context(|| format!("--within '{within}' is no duration such as 10s"))
+                .or_exit(Exit::Usage)?;
         }
         let what = Expected {
             expect: self.expect,

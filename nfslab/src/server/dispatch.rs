@@ -11,7 +11,7 @@ use super::{Node, programs};
 use crate::events::{What, ms};
 use crate::metrics::Slot;
 use bytes::Bytes;
-use faults::{Facts, Service};
+use faults::{Facts, Point, Service};
 use nfsd::{CallError, Caller, Cx};
 use proto::mount::{MountProc, MountProc1};
 use proto::nfs3::Nfstime3;
@@ -96,7 +96,11 @@ impl Door {
             Due::Again(reply) => {
                 let mark = out.mark();
                 out.raw(&reply);
-                let planned = call.planned.as_ref();
+                // It comes out of the cache: of the points behind that there is one.
+                let planned = call
+                    .planned
+                    .as_ref()
+                    .filter(|planned| planned.is_at(Point::BeforeReply));
                 self.node.finish(call.origin, planned, None, out, mark);
                 return Some("as before".into());
             }

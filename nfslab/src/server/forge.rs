@@ -1,7 +1,7 @@
 //! Answers that no handler gave: a status on command, and "done" without having done it.
 
 use faults::Service;
-use proto::mount::MountProc;
+use faults::action::has_status;
 use proto::nfs3::{Nfs3Proc, StableHow, Write3Args};
 use proto::nlm::NlmProc;
 use proto::nsm::SmProc;
@@ -9,20 +9,21 @@ use rpc::msg::CallHeader;
 use rpc::xdr::{self, Decode, Encode, Reader, Writer};
 
 /// A result with this status and nothing else in it: no attributes, no holder. As the failure arms of RFC 1813, or as
-/// the results of NLM with the call's own cookie.
+/// the results of NLM with the call's own cookie. Void, if the result of this procedure has no status.
 pub fn answer(out: &mut Writer, service: Service, header: &CallHeader<'_>, args: &[u8], status: u32) {
+    if !has_status(service, header.procedure) {
+        return;
+    }
     match service {
         Service::Nfs => {
             out.u32(status);
             (0..absent_attributes(Nfs3Proc(header.procedure))).for_each(|_| out.bool(false));
         }
-        Service::Lockd => nlm(out, NlmProc(header.procedure), args, status),
-        Service::Mount if header.procedure == MountProc::MOUNTPROC3_MNT.0 => out.u32(status),
+        Service::Lockd => nlm(out, header.version, NlmProc(header.procedure), args, status),
         Service::Statd if matches!(SmProc(header.procedure), SmProc::SM_STAT | SmProc::SM_MON) => {
             out.u32(status);
             out.u32(0); // the state number, which means nothing with a failure
         }
-        // Their results have no status: void, or a number.
         Service::Mount | Service::Statd | Service::Portmap => out.u32(status),
     }
 }
@@ -47,7 +48,7 @@ fn absent_attributes(procedure: Nfs3Proc) -> usize {
     }
 }
 
-fn nlm(out: &mut Writer, procedure: NlmProc, args: &[u8], status: u32) {
+fn nlm(out: &mut Writer, version: u32, procedure: NlmProc, args: &[u8], status: u32) {
     // Every call that has a result begins with the cookie.
     let cookie = proto::nlm::Netobj::decode(&mut Reader::new(args)).unwrap_or_default();
     cookie.encode(out);
@@ -58,8 +59,8 @@ fn nlm(out: &mut Writer, procedure: NlmProc, args: &[u8], status: u32) {
             out.bool(true);
             out.u32(0);
             out.opaque(b"");
-            out.u64(0);
-            out.u64(0);
+            // Offset and length: 64 bits each in version 4, 32 before it.
+            (0..if version == proto::nlm::V4 { 4 } else { 2 }).for_each(|_| out.u32(0));
         }
         NlmProc::NLM_SHARE | NlmProc::NLM_UNSHARE => out.u32(0), // sequence
         _ => {}

@@ -73,6 +73,8 @@ pub struct Gates {
     gates: Mutex<BTreeMap<String, Gate>>,
     /// Counts arrivals, so that who waits for one can be woken.
     arrivals: watch::Sender<u64>,
+    /// Counts resets, for those who wait for a time or an event.
+    resets: watch::Sender<u64>,
 }
 
 impl Default for Gates {
@@ -80,6 +82,7 @@ impl Default for Gates {
         Gates {
             gates: Mutex::default(),
             arrivals: watch::channel(0).0,
+            resets: watch::channel(0).0,
         }
     }
 }
@@ -174,5 +177,11 @@ impl Gates {
     /// Takes every gate away. What waited has no verdict.
     pub fn reset(&self) {
         self.gates.lock().clear();
+        self.resets.send_modify(|n| *n += 1);
+    }
+
+    /// By which the next reset is heard of.
+    pub fn resets(&self) -> watch::Receiver<u64> {
+        self.resets.subscribe()
     }
 }

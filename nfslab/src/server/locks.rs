@@ -592,7 +592,7 @@ async fn deliver(node: &Node, host: &HostKey, procedure: NlmProc, args: Args) ->
         Some(outgoing) => {
             let args = match &args {
                 Args::Granted(callback) => Encoded::granted(callback, &outgoing),
-                Args::Encoded(args) => Encoded(outgoing.words(args.clone())),
+                Args::Encoded(args) => Encoded(outgoing.with_cookie(args.clone())),
             };
             send(node, host, procedure, &args, &outgoing).await
         }

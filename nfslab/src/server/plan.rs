@@ -29,7 +29,7 @@ use rpc::xdr::{Mark, Writer};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 /// A call for which something is planned, as far as its reply needs to know it.
 pub struct Planned {
@@ -53,10 +53,15 @@ pub enum Arrived {
     Over(Option<Cow<'static, str>>),
 }
 
-/// Until something lets a call go on.
-enum Waiting {
+/// Until something lets a call go on, or a reset ends it.
+struct Waiting {
+    until: Until,
+    resets: watch::Receiver<u64>,
+}
+
+enum Until {
     /// The server's clock shows this.
-    Until(Duration),
+    Time(Duration),
     /// An event has such a name.
     Event(broadcast::Receiver<Arc<Event>>, Pattern),
     /// Somebody decides at a gate.
@@ -65,13 +70,23 @@ enum Waiting {
 
 impl Waiting {
     /// None: what was waited for will never come.
+    async fn verdict(mut self, clock: &Clock) -> Option<Verdict> {
+        tokio::select! {
+            biased;
+            verdict = self.until.verdict(clock) => verdict,
+            _ = self.resets.changed() => None,
+        }
+    }
+}
+
+impl Until {
     async fn verdict(self, clock: &Clock) -> Option<Verdict> {
         match self {
-            Waiting::Until(when) => {
+            Until::Time(when) => {
                 clock.sleep_until(Some(when)).await;
                 Some(Verdict::Go)
             }
-            Waiting::Event(mut events, pattern) => loop {
+            Until::Event(mut events, pattern) => loop {
                 match events.recv().await {
                     Ok(event) if event.names().iter().any(|name| pattern.fits(name)) => {
                         return Some(Verdict::Go);
@@ -80,7 +95,7 @@ impl Waiting {
                     Err(broadcast::error::RecvError::Closed) => return None,
                 }
             },
-            Waiting::Gate(verdict) => verdict.await.ok(),
+            Until::Gate(verdict) => verdict.await.ok(),
         }
     }
 }
@@ -111,7 +126,8 @@ impl Planned {
         comment(&self.plan)
     }
 
-    fn is_at(&self, point: Point) -> bool {
+    /// Whether something is to be done to it there.
+    pub fn is_at(&self, point: Point) -> bool {
         self.plan.at == point
     }
 
@@ -216,15 +232,17 @@ fn waiting(
     from: Duration,
     facts: impl FnOnce() -> Option<Facts>,
 ) -> Option<Waiting> {
-    Some(match &plan.action {
-        Action::Delay(by) => Waiting::Until(from + *by),
-        Action::Wait(pattern) => Waiting::Event(node.events.subscribe(), pattern.clone()),
+    let resets = node.gates.resets();
+    let until = match &plan.action {
+        Action::Delay(by) => Until::Time(from.saturating_add(*by)),
+        Action::Wait(pattern) => Until::Event(node.events.subscribe(), pattern.clone()),
         Action::Hold(gate) => {
             let rule = plan.rule.clone().unwrap_or_default();
-            Waiting::Gate(node.gates.arrive(gate, rule, plan.at, node.clock.now(), facts()?))
+            Until::Gate(node.gates.arrive(gate, rule, plan.at, node.clock.now(), facts()?))
         }
         _ => return None,
-    })
+    };
+    Some(Waiting { until, resets })
 }
 
 /// What a capture says of a message that something is done to.
@@ -512,6 +530,16 @@ impl Outgoing {
         }
         args.into()
     }
+
+    /// The arguments of an NLM call that are encoded already, with the cookie changed too: they begin with it.
+    pub fn with_cookie(&self, args: Bytes) -> Bytes {
+        let mut args = args.to_vec();
+        let has_cookie = args.get(..4).is_some_and(|len| len != [0; 4]);
+        if let Some(cookie) = self.get(Field::Cookie).filter(|_| has_cookie) {
+            patch(&mut args, 4, cookie as u32);
+        }
+        self.words(args.into())
+    }
 }
 
 /// Bytes from the start of an accepted reply to its result: xid, type, accepted, verifier (flavour, length 0), status.
@@ -520,13 +548,21 @@ const RESULT: usize = 24;
 /// A reply with some of its fields changed. One that the RPC layer refused has no result, so only its xid can be.
 fn change_reply(reply: Bytes, service: Service, sets: &[Set]) -> Bytes {
     let mut reply = reply.to_vec();
-    let cookie_len = reply.get(RESULT..RESULT + 4).and_then(|len| len.first_chunk());
-    let cookie_len = cookie_len.map_or(0, |len| u32::from_be_bytes(*len) as usize);
+    let word = |at: usize| reply.get(at..at + 4).and_then(|word| word.first_chunk());
+    let word = |at| word(at).map_or(u32::MAX, |word| u32::from_be_bytes(*word));
+    // Accepted, and with success.
+    let has_result = word(8) == 0 && word(RESULT - 4) == 0;
+    let cookie_len = word(RESULT) as usize;
     for set in sets {
         let at = match set.field {
             Field::Xid => 0,
+            _ if !has_result => continue,
+            Field::Cookie if cookie_len == 0 => continue,
             // NLM's results begin with the cookie, all others with the status.
-            Field::Status if service == Service::Lockd => RESULT + 4 + cookie_len.next_multiple_of(4),
+            Field::Status if service == Service::Lockd => {
+                let cookie = cookie_len.checked_next_multiple_of(4);
+                cookie.map_or(usize::MAX, |cookie| cookie.saturating_add(RESULT + 4))
+            }
             Field::Status => RESULT,
             Field::Cookie => RESULT + 4,
             Field::Word(n) => RESULT + 4 * n as usize,

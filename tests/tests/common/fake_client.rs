@@ -1,5 +1,5 @@
-//! A client of the lock service that can be called back: a port mapper and a lock manager on an address of
-//! 127.0.0.0/8, which write down what they are called with.
+//! A client of the lock service that can be called back: a port mapper, a lock manager and a status monitor on an address
+//! of 127.0.0.0/8, which write down what they are called with. The latter two share their ports.
 
 #![allow(
     dead_code,
@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Called {
     pub from: IpAddr,
     pub transport: Transport,
+    pub program: u32,
     pub version: u32,
     pub procedure: NlmProc,
     pub args: Bytes,
@@ -62,10 +63,11 @@ impl rpc::server::Service for Ear {
             *self.asked.lock().unwrap() = Some(mapping);
             return Flow::Continue;
         }
-        assert_eq!(header.program, nlm::PROGRAM);
+        assert!([nlm::PROGRAM, proto::nsm::PROGRAM].contains(&header.program));
         let _ = self.calls.send(Called {
             from: origin.peer.ip(),
             transport: origin.transport,
+            program: header.program,
             version: header.version,
             procedure: NlmProc(header.procedure),
             args,
@@ -132,8 +134,8 @@ impl FakeClient {
             .unwrap_or_else(|_| panic!("no {procedure} of version {version} over {transport:?}"))
             .unwrap();
         assert_eq!(
-            (called.version, called.transport, called.procedure),
-            (version, transport, procedure),
+            (called.program, called.version, called.transport, called.procedure),
+            (nlm::PROGRAM, version, transport, procedure),
             "{called:?}"
         );
         assert_eq!(
@@ -144,6 +146,12 @@ impl FakeClient {
         let asked = called.asked.expect("the port mapper is asked first");
         assert_eq!((asked.prog, asked.vers), (nlm::PROGRAM, version));
         called.args
+    }
+
+    /// The next call, whichever it is.
+    pub async fn next(&mut self) -> Called {
+        let called = tokio::time::timeout(PATIENCE, self.calls.recv()).await;
+        called.expect("nobody calls").unwrap()
     }
 
     pub fn quiet(&mut self) -> bool {
