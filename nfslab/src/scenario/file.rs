@@ -1,8 +1,8 @@
 //! A scenario as it stands in a file: the story, the server, the clients, and the steps.
 //!
 //! A step has one verb. Some act (`start`, `run`, `service`, `forget`, `advance`, `reboot`, `forget_locks`, `leak`,
-//! `double_grant`, `peer_reboot`, `stale_handles`, `rules`, `release`), the others watch, and fail the scenario if what
-//! they wait for does not come `within` their time. None sleeps.
+//! `double_grant`, `peer_reboot`, `crash`, `stale_handles`, `rules`, `release`), the others watch, and fail the scenario
+//! if what they wait for does not come `within` their time. None sleeps.
 
 use crate::control::api::{BreakLocks, DoubleGrant, LeakLock, RebootNode};
 use crate::server::{ExportSpec, Verdict};
@@ -198,6 +198,7 @@ pub struct Step {
     leak: Option<LeakLock>,
     double_grant: Option<DoubleGrant>,
     peer_reboot: Option<String>,
+    crash: Option<String>,
     rules: Option<Vec<Line>>,
     arrives: Option<Arrives>,
     release: Option<Release>,
@@ -237,6 +238,8 @@ pub enum Verb {
     DoubleGrant(DoubleGrant),
     /// Declares a client rebooted, by its name or address: its locks go.
     PeerReboot(String),
+    /// Cuts the power of a client, for good; the server hears nothing of it.
+    Crash(String),
     /// Has every file handle go stale: `true`.
     StaleHandles(bool),
     /// Replaces all rules.
@@ -288,6 +291,7 @@ impl Step {
             step.leak.map(Verb::Leak),
             step.double_grant.map(Verb::DoubleGrant),
             step.peer_reboot.map(Verb::PeerReboot),
+            step.crash.map(Verb::Crash),
             step.stale_handles.map(Verb::StaleHandles),
             step.rules.map(Verb::Rules),
             step.arrives.map(Verb::Arrives),
@@ -307,8 +311,8 @@ impl Step {
             (Some(verb), None) => Ok(verb),
             _ => bail!(
                 "step \"{}\" must have exactly one of start, run, service, forget, advance, reboot, \
-                 forget_locks, leak, double_grant, peer_reboot, stale_handles, rules, arrives, release, expect, \
-                 processes, kernel_says, kernel_silent, prints, exited, event, replies, locks",
+                 forget_locks, leak, double_grant, peer_reboot, crash, stale_handles, rules, arrives, release, \
+                 expect, processes, kernel_says, kernel_silent, prints, exited, event, replies, locks",
                 self.say
             ),
         }
@@ -455,7 +459,7 @@ pub struct Exited {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventCount {
-    /// Its kind, as `nfslab events` prints it.
+    /// Its kind, as `nfslab events` prints it, or any name by which rules know it: `reply/NLM_LOCK/NLM4_BLOCKED`.
     pub kind: String,
     /// How often at least.
     #[serde(default = "one")]
@@ -639,6 +643,7 @@ impl Scenario {
             Verb::KernelSays(v) | Verb::KernelSilent(v) => &v.on,
             Verb::Prints(v) => &v.on,
             Verb::Exited(v) => &v.on,
+            Verb::Crash(name) => name,
             Verb::Service(services) => {
                 return services
                     .iter()
@@ -769,6 +774,7 @@ mod tests {
             "leak = { path = '/lab/f', start = 7, kind = 'shared' }",
             "double_grant = { path = '/lab/f', count = 2 }",
             "peer_reboot = 'web1'",
+            "crash = 'web1'",
             "stale_handles = true",
             "service = { lockd = 'lying port 0', nfs = 'hung after 3', mount = 'blackhole' }",
         ];
@@ -783,6 +789,8 @@ mod tests {
         let e = error("[[step]]\nsay = 'x'\n");
         assert!(e.contains("exactly one of start"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nrun = { on = 'web2', script = 'true' }\n");
+        assert!(e.contains("'web2'") && e.contains("web1"), "{e}");
+        let e = error("[[step]]\nsay = 'x'\ncrash = 'web2'\n");
         assert!(e.contains("'web2'") && e.contains("web1"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nservice = { statd = 'gone' }\n");
         assert!(e.contains("'gone'") && e.contains("absent"), "{e}");

@@ -110,6 +110,11 @@ impl Stage<'_> {
             }
             Verb::DoubleGrant(which) => self.control.double_grant(&which).await.map(|_| String::new()),
             Verb::PeerReboot(peer) => self.control.reboot_peer(&peer).await.map(|_| String::new()),
+            Verb::Crash(name) => {
+                self.guest(&name)?.kill().await?;
+                self.say(Side::Client, Tone::Bad, &format!("{name}: the power is off"));
+                Ok(String::new())
+            }
             Verb::StaleHandles(_) => self.control.stale_handles().await.map(|_| String::new()),
             Verb::Rules(rules) => {
                 let rules = super::file::checked(&rules)?;
@@ -167,7 +172,7 @@ impl Stage<'_> {
             Verb::Event(wanted) => {
                 let kind = wanted.kind.clone();
                 let count = self
-                    .count_events(within, wanted.count, move |event| event.kind() == kind)
+                    .count_events(within, wanted.count, move |event| event.names().contains(&kind))
                     .await?;
                 Ok(format!(
                     "seen {}",

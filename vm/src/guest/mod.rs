@@ -301,7 +301,7 @@ impl Guest {
 
     /// Ends its machine at once, as a power failure would, and waits until it
     /// is gone.
-    pub async fn kill(self) -> Result<()> {
+    pub async fn kill(&self) -> Result<()> {
         self.machine.wire.kill();
         match tokio::time::timeout(SHUTDOWN_DEADLINE, self.machine.wire.ended()).await {
             Ok(_) => Ok(()),
