@@ -22,7 +22,7 @@ fn listed(error: &str) -> Vec<String> {
     words
         .filter_map(|word| word.split_whitespace().next())
         .map(|word| word.trim_end_matches(['…', ';']).to_owned())
-        .filter(|word| !word.is_empty() && *word != "each")
+        .filter(|word| !["", "an", "each"].contains(&word.as_str()))
         .collect()
 }
 
