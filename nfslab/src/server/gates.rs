@@ -145,7 +145,7 @@ impl Gates {
                 .collect(),
         };
         let held = which.iter().filter_map(|id| gate.held.remove(id));
-        held.map(|held| held.go.send(verdict)).count()
+        held.filter_map(|held| held.go.send(verdict).ok()).count()
     }
 
     /// Opens a gate, so that what comes passes, or closes it again.
