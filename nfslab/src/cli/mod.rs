@@ -68,7 +68,7 @@ enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a server until it is told to stop (SIGTERM, SIGINT).
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Run scenario files: server, real kernel clients, faults, checks, report.
     Run(run::Run),
     /// The client kernels in the cache, and how they come there.

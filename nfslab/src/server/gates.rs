@@ -144,13 +144,8 @@ impl Gates {
                 .take(count.unwrap_or(usize::MAX))
                 .collect(),
         };
-        let mut released = 0;
-        for held in which.iter().filter_map(|id| gate.held.remove(id)) {
-            // Whoever held it may have gone with its connection; then nobody listens.
-            let _ = held.go.send(verdict);
-            released += 1;
-        }
-        released
+        let held = which.iter().filter_map(|id| gate.held.remove(id));
+        held.filter_map(|held| held.go.send(verdict).ok()).count()
     }
 
     /// Opens a gate, so that what comes passes, or closes it again.

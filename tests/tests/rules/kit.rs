@@ -152,7 +152,7 @@ impl Lab {
         if past.iter().any(|event| is_it(event)) {
             return;
         }
-        let wait = async { while !is_it(&*live.recv().await.unwrap()) {} };
+        let wait = async { while !is_it(&live.recv().await.unwrap()) {} };
         let waited = tokio::time::timeout(PATIENCE, wait).await;
         waited.unwrap_or_else(|_| panic!("no event {name}"));
     }
