@@ -187,8 +187,8 @@ fn two_clients_are_granted_the_same_lock() {
 }
 
 #[test]
-fn a_lock_outlives_a_reboot_only_if_its_client_is_told() {
-    let run = Run::of("server-reboots", &[]);
+fn a_lock_outlives_a_reboot_if_its_client_is_told() {
+    let run = Run::of("reboot-locks-reclaimed", &[]);
     run.check();
     let reclaims = tshark(&run.file("all.pcapng"), "nlm.reclaim == 1 && rpc.msgtyp == 0");
     assert_ne!(reclaims, "", "the kernel has not reclaimed its lock");
@@ -233,7 +233,7 @@ const TOLD_APART: [&str; 11] = [
     "healthy-locks",
     "two-clients",
     "double-grant",
-    "server-reboots",
+    "reboot-locks-reclaimed",
     "real-directory",
     "statd-absent-linux-5.0",
     "statd-absent-linux-6.1",
