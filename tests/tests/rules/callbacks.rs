@@ -366,26 +366,7 @@ async fn an_asynchronous_call_that_was_put_off_is_held_at_before_reply() {
     let client = scene.fake.connect(&scene.lab.server, Transport::Tcp).await;
     let target = Target::new(nlm::PROGRAM, V4, NlmProc::NLM_LOCK_MSG.0);
     let call = tokio::spawn(async move { client.call(target, &Raw(wanted), PATIENCE).await });
-    let started = async {
-        let upcalls = || {
-            scene
-                .lab
-                .server
-                .node()
-                .events
-                .since(0)
-                .0
-                .iter()
-                .filter(|e| e.kind() == "lockd/upcall-started")
-                .count()
-        };
-        while upcalls() < 2 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, started)
-        .await
-        .expect("statd is asked");
+    scene.lab.happens_often("lockd/upcall-started", 2).await;
     assert!(scene.fake.quiet());
     scene.lab.advance(Duration::from_secs(31));
     scene.lab.at_gate("g", 1).await;
