@@ -17,12 +17,12 @@ fn path(name: &str) -> PathBuf {
 /// The words in the list that an error message gives, as `expected a, b or c`.
 fn listed(error: &str) -> Vec<String> {
     let (_, list) = error.rsplit_once("expected ").unwrap();
-    let list = list.replace(", or ", ", ");
+    let list = list.split(", as ").next().unwrap().replace(", or ", ", ");
     let words = list.split(", ").flat_map(|word| word.split(" or "));
     words
         .filter_map(|word| word.split_whitespace().next())
         .map(|word| word.trim_end_matches(['…', ';']).to_owned())
-        .filter(|word| !["", "an", "each"].contains(&word.as_str()))
+        .filter(|word| !["", "a", "an", "each"].contains(&word.as_str()))
         .collect()
 }
 

@@ -125,6 +125,18 @@ impl Lab {
         self.dial(service, Transport::Tcp)
     }
 
+    /// Advances the clock, step by step, until something is so: whatever is to be late may not have begun to wait.
+    pub async fn advance_until(&self, by: Duration, mut holds: impl FnMut() -> bool) {
+        let advance = async {
+            while !holds() {
+                self.advance(by);
+                tokio::task::yield_now().await;
+            }
+        };
+        let advanced = tokio::time::timeout(PATIENCE, advance).await;
+        advanced.expect("it does not come, however late it is");
+    }
+
     /// How many locks are held.
     pub fn held(&self) -> usize {
         self.server.node().locks(None, 9).total
@@ -147,14 +159,21 @@ impl Lab {
 
     /// Waits for an event that has or gets such a name.
     pub async fn happens(&self, name: &str) {
+        self.happens_often(name, 1).await;
+    }
+
+    /// Waits until there have been so many events with such a name.
+    pub async fn happens_often(&self, name: &str, times: usize) {
         let (past, mut live) = self.server.node().events.since(0);
         let is_it = |event: &nfslab::events::Event| event.names().iter().any(|its| its == name);
-        if past.iter().any(|event| is_it(event)) {
-            return;
-        }
-        let wait = async { while !is_it(&live.recv().await.unwrap()) {} };
+        let mut seen = past.iter().filter(|event| is_it(event)).count();
+        let wait = async {
+            while seen < times {
+                seen += usize::from(is_it(&live.recv().await.unwrap()));
+            }
+        };
         let waited = tokio::time::timeout(PATIENCE, wait).await;
-        waited.unwrap_or_else(|_| panic!("no event {name}"));
+        waited.unwrap_or_else(|_| panic!("not {times} events {name}"));
     }
 }
 

@@ -402,7 +402,7 @@ async fn what_is_done_to_a_reply_is_done_to_one_that_was_put_off_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_that_was_put_off_is_held_delayed_and_cut_too() {
+async fn a_reply_that_was_put_off_is_held_and_its_connection_closed_too() {
     let lab = Lab::start(&["nlm.lock -> hold late at before-reply"]).await;
     lab.condition(Service::Statd, Condition::Slow(Duration::from_secs(30)))
         .await;
@@ -420,6 +420,7 @@ async fn a_reply_that_was_put_off_is_held_delayed_and_cut_too() {
     lab.server.node().forget_peers(None);
     lab.set(&["nlm.lock -> close at after-execute"]);
     wire.send(&lock(8, &lab.fh, 2));
+    lab.happens_often("lockd/upcall-started", 2).await;
     lab.advance(Duration::from_secs(31));
     assert_eq!(wire.next(), None, "closed");
     assert_eq!(lab.held(), 2);
