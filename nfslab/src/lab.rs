@@ -227,6 +227,19 @@ impl Lab {
         self.node().set_condition(service, condition).await
     }
 
+    /// The same for so long, by the server's clock: then it is again as it was at the start.
+    ///
+    /// # Errors
+    /// As [`set_service`](Lab::set_service).
+    pub async fn set_service_for(
+        &self,
+        service: Service,
+        condition: Condition,
+        lasts: Duration,
+    ) -> Result<()> {
+        self.node().set_condition_for(service, condition, lasts).await
+    }
+
     /// The lock table: what is held and who waits, ten thousand locks at most.
     pub fn locks(&self) -> LockPage {
         self.node().locks(None, usize::MAX)

@@ -295,3 +295,39 @@ async fn a_test_that_leaves_a_rule_unused_or_a_call_at_a_gate_fails() {
     assert!(left.contains("gate g") && left.contains("about /lab/f"), "{left}");
     assert!(asked.await.unwrap().is_err(), "the connection is gone");
 }
+
+#[tokio::test]
+async fn a_condition_may_end_by_itself_unless_it_was_set_anew() {
+    let lab = lab().start().await.unwrap();
+    let statd = |lab: &Lab| {
+        let services = lab.node().services();
+        services
+            .into_iter()
+            .find(|s| s.service == "statd")
+            .unwrap()
+            .condition
+    };
+    let half_a_minute = Duration::from_secs(30);
+    lab.set_service_for(Service::Statd, Condition::Hung, half_a_minute)
+        .await
+        .unwrap();
+    assert_eq!(statd(&lab), "hung");
+    lab.advance(half_a_minute).await;
+    let over = |event: &nfslab::events::Event| event.kind() == "service" && event.at_ms >= 30_000.0;
+    lab.wait_for(over).await.unwrap();
+    assert_eq!(statd(&lab), "ok");
+
+    lab.set_service_for(Service::Statd, Condition::Hung, half_a_minute)
+        .await
+        .unwrap();
+    lab.set_service(Service::Statd, Condition::Absent).await.unwrap();
+    lab.set_service_for(Service::Mount, Condition::Hung, half_a_minute)
+        .await
+        .unwrap();
+    lab.advance(half_a_minute).await;
+    lab.wait_for(|event| event.kind() == "service" && event.at_ms >= 60_000.0)
+        .await
+        .unwrap();
+    assert_eq!(statd(&lab), "absent", "the end of what it no longer is");
+    lab.stop().await;
+}

@@ -34,6 +34,7 @@ impl At {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  nfslab service list\n  nfslab service statd absent\n  \
+                        nfslab service statd hung --for 30s\n  \
                         nfslab service lockd slow 2s\n  nfslab service lockd lying port 0\n  \
                         nfslab service nfs hung after 3\n  nfslab service portmap refused\n  \
                         nfslab service statd failing\n  nfslab service statd ok\n\n\
@@ -52,6 +53,9 @@ pub struct Service {
     /// Its new condition; see below.
     #[arg(value_name = "CONDITION")]
     condition: Vec<String>,
+    /// For so long (30s), by the server's clock; then it is again as it was at the start.
+    #[arg(long = "for", value_name = "TIME")]
+    lasts: Option<humantime::Duration>,
     #[command(flatten)]
     at: At,
 }
@@ -67,8 +71,10 @@ impl Service {
             }
             (name, false) => {
                 faults::condition::parse(name, &condition).or_exit(Exit::Usage)?;
-                self.at
-                    .ask(|control| async move { control.set_service(name, &condition).await })?
+                self.at.ask(|control| async move {
+                    let lasts = self.lasts.map(|lasts| lasts.to_string());
+                    control.set_service(name, &condition, lasts.as_deref()).await
+                })?
             }
         };
         print_services(&services, output);

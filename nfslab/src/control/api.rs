@@ -25,6 +25,10 @@ pub struct ServiceView {
 pub struct SetService {
     /// ok, absent, refused, hung, hung after N, slow with a duration, failing, or lying port N.
     pub condition: String,
+    /// For how long, by the server's clock: "30s". Then the service is again as it was at the start, unless its condition
+    /// has been set anew meanwhile.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasts: Option<String>,
 }
 
 /// A client host, as the lock service knows it.

@@ -88,10 +88,16 @@ impl Control {
         self.ask(self.request(Method::GET, "/v1/services")).await
     }
 
-    /// Sets a service's condition and returns every service.
-    pub async fn set_service(&self, service: &str, condition: &str) -> Result<Vec<ServiceView>> {
+    /// Sets a service's condition, for a time if that is said, and returns every service.
+    pub async fn set_service(
+        &self,
+        service: &str,
+        condition: &str,
+        lasts: Option<&str>,
+    ) -> Result<Vec<ServiceView>> {
         let body = SetService {
             condition: condition.to_owned(),
+            lasts: lasts.map(str::to_owned),
         };
         self.send(Method::PUT, &format!("/v1/services/{service}"), &body)
             .await

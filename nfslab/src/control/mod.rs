@@ -181,10 +181,14 @@ async fn set_service(
     Path(name): Path<String>,
     body: Result<Json<SetService>, JsonRejection>,
 ) -> Result<Json<Vec<ServiceView>>, Failure> {
-    let (service, condition) = faults::condition::parse(&name, &body?.0.condition).map_err(bad_request)?;
-    node.set_condition(service, condition)
-        .await
-        .map_err(|error| Failure(StatusCode::CONFLICT, format!("{error:#}")))?;
+    let SetService { condition, lasts } = body?.0;
+    let (service, condition) = faults::condition::parse(&name, &condition).map_err(bad_request)?;
+    let lasts = lasts.map(|lasts| rules::duration(&lasts)).transpose()?;
+    let set = match lasts {
+        Some(lasts) => node.set_condition_for(service, condition, lasts).await,
+        None => node.set_condition(service, condition).await,
+    };
+    set.map_err(conflict)?;
     Ok(Json(node.services()))
 }
 

@@ -167,7 +167,8 @@ pub async fn journal(State(node): State<Arc<Node>>) -> Response {
     ([(CONTENT_TYPE, "application/jsonl")], text).into_response()
 }
 
-fn duration(text: &str) -> Result<Duration, Failure> {
+/// A time, as requests have it.
+pub(super) fn duration(text: &str) -> Result<Duration, Failure> {
     let time = humantime::parse_duration(text)
         .map_err(|error| bad_request(format!("'{text}' is no duration such as 10s: {error}")))?;
     Ok(time.min(LONGEST))

@@ -81,7 +81,7 @@ impl Stage<'_> {
             Verb::Run(exec) => self.exec(&exec, within).await,
             Verb::Service(services) => {
                 for (service, condition) in &services {
-                    self.control.set_service(service, condition).await?;
+                    self.control.set_service(service, condition, None).await?;
                 }
                 Ok(String::new())
             }

@@ -68,6 +68,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
@@ -252,6 +254,8 @@ pub struct Node {
     /// Which calls there were.
     history: Mutex<History>,
     at_start: Conditions,
+    /// How often the condition of each service was set.
+    times_set: [AtomicU64; Service::ALL.len()],
     rules_at_start: Vec<Rule>,
     registry: Registry,
     /// The services that are part of this server.
@@ -344,6 +348,7 @@ impl Node {
             rules_at_start: config.rules.clone(),
             calls: Calls::default(),
             at_start: config.conditions,
+            times_set: Default::default(),
             registry: Registry::default(),
             ours: config.services().collect(),
             system: config.ports.system_portmap().then(System::default),
@@ -501,6 +506,47 @@ impl Node {
         self.make(service, condition).await
     }
 
+    /// The same for so long, by the server's clock; then the service is again as it was at the start, unless its
+    /// condition has been set anew meanwhile.
+    ///
+    /// # Errors
+    /// As [`set_condition`](Self::set_condition).
+    pub async fn set_condition_for(
+        &self,
+        service: Service,
+        condition: Condition,
+        lasts: Duration,
+    ) -> Result<()> {
+        let until = self.clock.now().saturating_add(lasts);
+        let set = {
+            let _alone = self.changing.lock().await;
+            self.make(service, condition).await?;
+            self.times_set(service).load(Relaxed)
+        };
+        let node = self.me.upgrade().context("the server is stopping")?;
+        self.spawn(async move {
+            node.clock.sleep_until(Some(until)).await;
+            let _alone = node.changing.lock().await;
+            if node.times_set(service).load(Relaxed) == set
+                && let Err(error) = node.make(service, node.at_start.get(service)).await
+            {
+                tracing::error!(%service, %error, "its condition should be over, and is not");
+            }
+        });
+        Ok(())
+    }
+
+    fn times_set(&self, service: Service) -> &AtomicU64 {
+        let [portmap, mount, nfs, lockd, statd] = &self.times_set;
+        match service {
+            Service::Portmap => portmap,
+            Service::Mount => mount,
+            Service::Nfs => nfs,
+            Service::Lockd => lockd,
+            Service::Statd => statd,
+        }
+    }
+
     /// [`set_condition`](Self::set_condition), for who has [`changing`](Self::changing).
     async fn make(&self, service: Service, condition: Condition) -> Result<()> {
         condition.check(service)?;
@@ -527,6 +573,7 @@ impl Node {
             self.register_with_system(service, port).await?;
         }
         self.set_in_faults(service, condition);
+        self.times_set(service).fetch_add(1, Relaxed);
         if !condition.listens() {
             listeners.close(service).await;
             self.repeated.clear(service);
@@ -537,12 +584,15 @@ impl Node {
         Ok(())
     }
 
-    /// Calls read the faults without a lock; whoever changes them does it alone ([`changing`](Self::changing)).
+    /// Calls read the faults without a lock. Conditions are changed by one at a time ([`changing`](Self::changing)),
+    /// rules by anybody.
     fn set_in_faults(&self, service: Service, condition: Condition) {
-        let mut faults = Faults::clone(&self.faults.load());
-        faults.conditions.set(service, condition);
-        faults.answered.restart(service);
-        self.faults.store(Arc::new(faults));
+        self.faults.rcu(|faults| {
+            let mut faults = Faults::clone(faults);
+            faults.conditions.set(service, condition);
+            faults.answered.restart(service);
+            faults
+        });
     }
 
     /// The lock service's peers.
