@@ -140,7 +140,9 @@ pub struct LockPage {
 
 /// Which locks to give away (the query of `DELETE /v1/locks`) or to forget (the body of `POST /v1/locks/forget`). Each
 /// part narrows the choice.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema)]
+#[derive(
+    Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams, ToSchema, schemars::JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct BreakLocks {
@@ -175,7 +177,7 @@ impl BreakLocks {
 }
 
 /// Enters a lock that nobody holds who lives.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeakLock {
     /// The file's path in its export: /lab/f.
@@ -229,7 +231,7 @@ pub struct LeakView {
 }
 
 /// Has locks that conflict granted.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DoubleGrant {
     /// The file's path in its export: /lab/f.
@@ -255,7 +257,7 @@ pub struct DoubleGrantView {
 }
 
 /// Reboots the server without the end of its process.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RebootNode {
     /// How long the grace period is: "50s"; by default as at the start.

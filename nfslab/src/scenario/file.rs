@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use faults::rule::{Line, Rule, RuleFile};
 use faults::verify::Expectation;
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use vm::{ExtraPackage, Extras, HostFile};
 pub const WITHIN: Duration = Duration::from_secs(30);
 
 /// A whole scenario.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// What it shows, in one line.
@@ -52,7 +53,7 @@ pub struct Scenario {
 }
 
 /// The server of a scenario.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
     /// As `--export`; or `NAME=TMPDIR`, a real directory that is made for the run and removed after it.
@@ -64,6 +65,7 @@ pub struct Server {
     /// The condition of each service at the start; those left out are well.
     pub services: BTreeMap<String, String>,
     /// The rules at the start, as lines.
+    #[schemars(with = "Vec<String>")]
     pub rules: Vec<Line>,
 }
 
@@ -80,7 +82,7 @@ impl Default for Server {
 }
 
 /// A client of a scenario.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Client {
     /// Its host name, by which steps and the timeline call it.
@@ -109,7 +111,7 @@ pub struct Client {
 }
 
 /// A Debian package for a client.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Package {
     /// `"fio"`: the program of that name.
@@ -119,7 +121,7 @@ pub enum Package {
 }
 
 /// A package and what to take of it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PackagePaths {
     /// The package.
@@ -159,7 +161,7 @@ impl Client {
 }
 
 /// A mount of a client.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// The export.
@@ -178,7 +180,7 @@ impl Mount {
 }
 
 /// A step, as it is written.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
     /// What it does or shows, for a reader who knows nothing of NFS.
@@ -186,7 +188,8 @@ pub struct Step {
     /// What this step settles, in a sentence for docs/symptoms.md: it stands there if the step passes.
     pub shows: Option<String>,
     /// How long it may take: "20s".
-    #[serde(default, with = "duration")]
+    #[serde(default, deserialize_with = "duration::deserialize")]
+    #[schemars(with = "Option<String>")]
     within: Option<Duration>,
     start: Option<Start>,
     run: Option<Exec>,
@@ -199,9 +202,11 @@ pub struct Step {
     double_grant: Option<DoubleGrant>,
     peer_reboot: Option<String>,
     crash: Option<String>,
+    #[schemars(with = "Option<Vec<String>>")]
     rules: Option<Vec<Line>>,
     arrives: Option<Arrives>,
     release: Option<Release>,
+    #[schemars(with = "Option<Vec<String>>")]
     expect: Option<Vec<Expectation>>,
     stale_handles: Option<bool>,
     processes: Option<Processes>,
@@ -320,7 +325,7 @@ impl Step {
 }
 
 /// `start`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
     /// The client.
@@ -339,7 +344,7 @@ fn one() -> u32 {
 }
 
 /// `run`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
     /// The client.
@@ -350,12 +355,13 @@ pub struct Exec {
     #[serde(default)]
     pub status: i32,
     /// What its output must match.
-    #[serde(default, with = "pattern")]
+    #[serde(default, deserialize_with = "pattern::deserialize")]
+    #[schemars(with = "Option<String>")]
     pub prints: Option<Regex>,
 }
 
 /// `arrives`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Arrives {
     /// The gate.
@@ -364,7 +370,8 @@ pub struct Arrives {
     #[serde(default = "once")]
     pub held: usize,
     /// What each of them must match, in words: `nlm.lock of web1 about /lab/file for owner 1`.
-    #[serde(default, with = "pattern")]
+    #[serde(default, deserialize_with = "pattern::deserialize")]
+    #[schemars(with = "Option<String>")]
     pub call: Option<Regex>,
 }
 
@@ -373,13 +380,14 @@ fn once() -> usize {
 }
 
 /// `release`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
     /// The gate.
     pub gate: String,
     /// go, drop, or answer STATUS.
     #[serde(default = "Release::go", rename = "as")]
+    #[schemars(with = "String")]
     pub verdict: Verdict,
     /// Only the first so many.
     pub count: Option<usize>,
@@ -395,13 +403,14 @@ impl Release {
 }
 
 /// `processes`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Processes {
     /// The client.
     pub on: String,
     /// Which ones: the whole label must match.
-    #[serde(with = "whole")]
+    #[serde(deserialize_with = "whole::deserialize")]
+    #[schemars(with = "String")]
     pub labels: Regex,
     /// For how many labels it must be true.
     pub count: usize,
@@ -413,40 +422,44 @@ pub struct Processes {
 }
 
 /// `kernel_says` and `kernel_silent`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KernelLine {
     /// The client.
     pub on: String,
     /// What the line must match.
-    #[serde(with = "some_pattern")]
+    #[serde(deserialize_with = "some_pattern::deserialize")]
+    #[schemars(with = "String")]
     pub line: Regex,
 }
 
 /// `prints`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prints {
     /// The client.
     pub on: String,
     /// Which ones: the whole label must match.
-    #[serde(with = "whole")]
+    #[serde(deserialize_with = "whole::deserialize")]
+    #[schemars(with = "String")]
     pub labels: Regex,
     /// How many of them.
     pub count: usize,
     /// What the line must match.
-    #[serde(with = "some_pattern")]
+    #[serde(deserialize_with = "some_pattern::deserialize")]
+    #[schemars(with = "String")]
     pub line: Regex,
 }
 
 /// `exited`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exited {
     /// The client.
     pub on: String,
     /// Which ones: the whole label must match.
-    #[serde(with = "whole")]
+    #[serde(deserialize_with = "whole::deserialize")]
+    #[schemars(with = "String")]
     pub labels: Regex,
     /// How many of them.
     pub count: usize,
@@ -456,7 +469,7 @@ pub struct Exited {
 }
 
 /// `event`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventCount {
     /// Its kind, as `nfslab events` prints it, or any name by which rules know it: `reply/NLM_LOCK/NLM4_BLOCKED`.
@@ -467,7 +480,7 @@ pub struct EventCount {
 }
 
 /// `replies`: every answer so far to a procedure.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Replies {
     /// The procedure: NLM_LOCK.
@@ -476,15 +489,17 @@ pub struct Replies {
     #[serde(default = "one")]
     pub count: u32,
     /// What each one's status must match.
-    #[serde(default, with = "pattern")]
+    #[serde(default, deserialize_with = "pattern::deserialize")]
+    #[schemars(with = "Option<String>")]
     pub status: Option<Regex>,
     /// How long each may have taken at most: "100ms".
-    #[serde(default, with = "duration")]
+    #[serde(default, deserialize_with = "duration::deserialize")]
+    #[schemars(with = "Option<String>")]
     pub under: Option<Duration>,
 }
 
 /// `locks`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Locks {
     /// How many are held.

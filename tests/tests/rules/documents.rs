@@ -130,20 +130,28 @@ fn every_rule_and_expectation_in_the_document_can_be_read() {
     assert!(rules > 40 && files > 0, "{rules} rules, {files} files");
 }
 
-/// To refresh it: `REFRESH=1 cargo test -p nfslab-tests --test rules schema`.
+/// To refresh them: `REFRESH=1 cargo test -p nfslab-tests --test rules schema`.
 #[test]
-fn the_schema_of_rule_files_is_current() {
-    let schema = serde_json::to_string_pretty(&schema_for!(RuleFile)).unwrap() + "\n";
-    let path = path("docs/rules.schema.json");
-    if std::env::var_os("REFRESH").is_some() {
-        std::fs::write(&path, &schema).unwrap();
+fn the_schemas_of_rule_files_and_scenarios_are_current() {
+    let schemas = [
+        ("docs/rules.schema.json", schema_for!(RuleFile)),
+        (
+            "docs/scenario.schema.json",
+            schema_for!(nfslab::scenario::file::Scenario),
+        ),
+    ];
+    for (name, schema) in schemas {
+        let schema = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        let path = path(name);
+        if std::env::var_os("REFRESH").is_some() {
+            std::fs::write(&path, &schema).unwrap();
+        }
+        let published = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            published == schema,
+            "{name} is not what the code says: `REFRESH=1 cargo test -p nfslab-tests --test rules schema` writes it"
+        );
+        let schema: Value = serde_json::from_str(&published).unwrap();
+        assert_eq!(schema["additionalProperties"], false, "{name}");
     }
-    let published = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        published == schema,
-        "docs/rules.schema.json is not what the code says: `REFRESH=1 cargo test -p nfslab-tests --test rules schema` \
-         writes it"
-    );
-    let schema: Value = serde_json::from_str(&published).unwrap();
-    assert_eq!(schema["additionalProperties"], false);
 }
