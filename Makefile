@@ -61,6 +61,18 @@ suites: deps build suite-programs ## Run file-system suites of others on a real 
 symptoms: deps build ## Run every scenario and write docs/symptoms.md from what was seen
 	$(NFSLAB) run --report symptoms=docs/symptoms.md scenarios/*.toml
 
+# Which scenarios `make repeat` runs, and how often.
+REPEATED ?= granted-twice granted-first lock-range-too-big late-copy-locks reclaim-refused unlock-not-done done-twice
+RUNS ?= 10
+.PHONY: repeat
+repeat: deps build ## Run scenarios RUNS times (10) and compare the journals of their decisions
+	journals=$$(mktemp -d) && trap "rm -r $$journals" EXIT && for name in $(REPEATED); do \
+		for run in $$(seq $(RUNS)); do \
+			$(NFSLAB) run --journal $$journals/$$name-$$run scenarios/$$name.toml || exit 1; \
+		done; \
+		echo "$$name: $$($(NFSLAB) journal compare $$journals/$$name-*)" | tee -a $$journals/all || exit 1; \
+	done && cat $$journals/all
+
 .PHONY: suite-programs
 suite-programs:
 	$(CARGO) install --quiet --locked --root target/suites $(SUITES)
