@@ -2,6 +2,7 @@
 
 use proto::nfs3::Nfstime3;
 use rpc::xdr::DecodeError;
+use std::cell::OnceCell;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Largest READ or WRITE over TCP, in bytes: what Linux clients ask for at most.
@@ -48,12 +49,14 @@ impl Caller<'_> {
 }
 
 /// The surroundings of one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Cx<'a> {
     /// Who asks.
     pub caller: Caller<'a>,
-    /// Wall time: what mtime, ctime and atime become.
-    pub now: Nfstime3,
+    /// Where wall time comes from. It is read when it is first asked for: most calls change nothing, and a clock that
+    /// is read for each of them takes a twentieth of a GETATTR.
+    clock: fn() -> Nfstime3,
+    now: OnceCell<Nfstime3>,
     /// From where.
     pub peer: IpAddr,
     /// Largest READ or WRITE that the transport carries: [`TCP_PAYLOAD`] or [`UDP_PAYLOAD`].
@@ -61,11 +64,28 @@ pub struct Cx<'a> {
 }
 
 impl<'a> Cx<'a> {
-    /// A call from this machine over TCP.
+    /// A call whose time `clock` tells.
+    pub fn new(caller: Caller<'a>, clock: fn() -> Nfstime3, peer: IpAddr, max_payload: u32) -> Self {
+        Cx {
+            caller,
+            clock,
+            now: OnceCell::new(),
+            peer,
+            max_payload,
+        }
+    }
+
+    /// Wall time: what mtime, ctime and atime become. The same however often it is asked for.
+    pub fn now(&self) -> Nfstime3 {
+        *self.now.get_or_init(self.clock)
+    }
+
+    /// A call from this machine over TCP, at a time.
     pub fn local(caller: Caller<'a>, now: Nfstime3) -> Self {
         Cx {
             caller,
-            now,
+            clock: Nfstime3::default,
+            now: now.into(),
             peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
             max_payload: TCP_PAYLOAD,
         }
@@ -75,7 +95,8 @@ impl<'a> Cx<'a> {
     pub fn with_caller<'b>(&self, caller: Caller<'b>) -> Cx<'b> {
         Cx {
             caller,
-            now: self.now,
+            clock: self.clock,
+            now: self.now.clone(),
             peer: self.peer,
             max_payload: self.max_payload,
         }

@@ -121,7 +121,7 @@ impl DirFs {
                     size: Some(*size),
                     ..Sattr3::default()
                 };
-                let change = perm::plan_setattr(&cx.caller, &existing.stat()?, &new, cx.now)?;
+                let change = perm::plan_setattr(&cx.caller, &existing.stat()?, &new, cx.now())?;
                 self.apply(existing, &change, &new)?;
                 self.settle(existing)?;
             }
@@ -177,7 +177,7 @@ impl DirFs {
     ) -> Result<Made> {
         perm::may_add(&cx.caller, &dir.attr)?;
         let identity = perm::identity_of_new(&cx.caller, &dir.attr, ftype, attributes);
-        let mut change = perm::change_of_new(ftype, attributes, cx.now)?;
+        let mut change = perm::change_of_new(ftype, attributes, cx.now())?;
         (change.mode, change.uid, change.gid) = (Some(identity.mode), Some(identity.uid), Some(identity.gid));
         make().map_err(status)?;
         let finish = || {

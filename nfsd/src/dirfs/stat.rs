@@ -87,7 +87,7 @@ impl DirFs {
         if guard.is_some_and(|ctime| ctime != before.ctime) {
             return Err(Nfsstat3::NFS3ERR_NOT_SYNC);
         }
-        let change = perm::plan_setattr(&cx.caller, &before, new, cx.now)?;
+        let change = perm::plan_setattr(&cx.caller, &before, new, cx.now())?;
         self.apply(&node, &change, new)?;
         let after = node.stat()?;
         self.settle(&node)?;

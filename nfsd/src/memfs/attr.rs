@@ -28,7 +28,7 @@ impl MemFs {
             if guard.is_some_and(|ctime| ctime != state.attr.ctime) {
                 return Err(Nfsstat3::NFS3ERR_NOT_SYNC);
             }
-            let change = perm::plan_setattr(&cx.caller, &state.attr, new, cx.now)?;
+            let change = perm::plan_setattr(&cx.caller, &state.attr, new, cx.now())?;
             let before = vfs::wcc_attr(&state.attr);
             let mut dropped = None;
             if let Some(size) = change.size {
@@ -36,7 +36,7 @@ impl MemFs {
             }
             if !change.is_empty() {
                 apply(&mut state.attr, &change);
-                changed(&mut state.attr, cx.now);
+                changed(&mut state.attr, cx.now());
             }
             (vfs::wcc(before, &state.attr), dropped)
         };
@@ -95,7 +95,7 @@ impl MemFs {
                 _ => return Err(Nfsstat3::NFS3ERR_INVAL),
             }
         };
-        Ok((text, accessed(&inode, attr, cx.now)))
+        Ok((text, accessed(&inode, attr, cx.now())))
     }
 
     /// READ.
@@ -112,7 +112,7 @@ impl MemFs {
             (state.attr, count)
         };
         Ok(ReadData {
-            attr: accessed(&inode, attr, cx.now),
+            attr: accessed(&inode, attr, cx.now()),
             count,
             eof: offset.saturating_add(u64::from(count)) >= attr.size,
             data,
@@ -145,7 +145,7 @@ impl MemFs {
             state.attr.used += growth;
             state.attr.size = state.attr.size.max(end);
             state.attr.mode = perm::mode_after_write(&cx.caller, &state.attr);
-            modified(&mut state.attr, cx.now);
+            modified(&mut state.attr, cx.now());
         }
         Ok(Written {
             wcc: vfs::wcc(before, &state.attr),
@@ -218,7 +218,7 @@ impl MemFs {
                 });
             (all, state.attr)
         };
-        accessed(&inode, attr, cx.now);
+        accessed(&inode, attr, cx.now());
         Ok(eof)
     }
 

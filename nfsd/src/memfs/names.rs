@@ -81,10 +81,10 @@ impl MemFs {
                     size: Some(*size),
                     ..Sattr3::default()
                 };
-                let change = perm::plan_setattr(&cx.caller, &state.attr, &new, cx.now)?;
+                let change = perm::plan_setattr(&cx.caller, &state.attr, &new, cx.now())?;
                 let dropped = self.resize(&mut state.attr, &mut state.body, *size)?;
                 apply(&mut state.attr, &change);
-                changed(&mut state.attr, cx.now);
+                changed(&mut state.attr, cx.now());
                 Ok((state.attr, dropped))
             }
             CreateHow3::Unchecked(_) => Ok((state.attr, None)),
@@ -139,7 +139,7 @@ impl MemFs {
     fn add(&self, cx: &Cx<'_>, dir: &Inode, state: &mut State, new: Blueprint<'_>) -> Result<Made> {
         perm::may_add(&cx.caller, &state.attr)?;
         let identity = perm::identity_of_new(&cx.caller, &state.attr, new.ftype, new.attributes);
-        let change = perm::change_of_new(new.ftype, new.attributes, cx.now)?;
+        let change = perm::change_of_new(new.ftype, new.attributes, cx.now())?;
         // A link's text is counted here; a file has no data yet, whatever its size.
         let cost = entry_cost(new.name);
         self.space.take_file(cost + new.size)?;
@@ -157,9 +157,9 @@ impl MemFs {
             rdev: new.rdev,
             fsid: self.fsid,
             fileid: self.next_ino.fetch_add(1, Relaxed),
-            atime: cx.now,
-            mtime: cx.now,
-            ctime: cx.now,
+            atime: cx.now(),
+            mtime: cx.now(),
+            ctime: cx.now(),
         };
         apply(&mut attr, &change);
         let inode = Arc::new(Inode::new(State {
@@ -177,7 +177,7 @@ impl MemFs {
         if new.ftype == Ftype3::NF3DIR {
             state.attr.nlink += 1;
         }
-        modified(&mut state.attr, cx.now);
+        modified(&mut state.attr, cx.now());
         Ok(Made {
             file: self.key(attr.fileid),
             attr,
@@ -221,11 +221,11 @@ impl MemFs {
         entries.set(name.clone(), file.clone());
         linked.attr.nlink += 1;
         linked.place = Some(Place { dir: dir.ino, name });
-        changed(&mut linked.attr, cx.now);
+        changed(&mut linked.attr, cx.now());
         let file_attributes = Some(linked.attr);
         drop(linked);
         grow(&mut state.attr, cost);
-        modified(&mut state.attr, cx.now);
+        modified(&mut state.attr, cx.now());
         Ok(Link3Wcc {
             file_attributes,
             linkdir_wcc: vfs::wcc(before, &state.attr),
@@ -261,7 +261,7 @@ impl MemFs {
         let cost = entry_cost(name);
         self.space.free_bytes(cost);
         shrink(&mut state.attr, cost);
-        modified(&mut state.attr, cx.now);
+        modified(&mut state.attr, cx.now());
         let wcc = vfs::wcc(before, &state.attr);
         drop(guarded);
         self.bury(gone);
@@ -289,7 +289,7 @@ impl MemFs {
         } else {
             state.attr.nlink -= 1;
         }
-        changed(&mut state.attr, cx.now);
+        changed(&mut state.attr, cx.now());
         if state.attr.nlink > 0 {
             let named = |place: &Place| place.dir == dir_ino && *place.name == *name;
             state.place = state.place.take().filter(|place| !named(place));

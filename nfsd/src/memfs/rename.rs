@@ -92,7 +92,7 @@ impl MemFs {
             if target.is_some_and(|t| t.is_dir()) {
                 state.attr.nlink -= 1;
             }
-            modified(&mut state.attr, cx.now);
+            modified(&mut state.attr, cx.now());
         }
         let wcc = vfs::wcc(before, &state.attr);
         drop(state);
@@ -143,8 +143,8 @@ impl MemFs {
                 from_state.attr.nlink -= 1;
                 to_state.attr.nlink += u32::from(target.is_none());
             }
-            modified(&mut from_state.attr, cx.now);
-            modified(&mut to_state.attr, cx.now);
+            modified(&mut from_state.attr, cx.now());
+            modified(&mut to_state.attr, cx.now());
         }
         let wcc = Rename3Wcc {
             fromdir_wcc: vfs::wcc(before.0, &from_state.attr),
@@ -186,7 +186,7 @@ impl MemFs {
             dir: to.dir.ino,
             name,
         });
-        changed(&mut state.attr, cx.now);
+        changed(&mut state.attr, cx.now());
         Ok(())
     }
 }

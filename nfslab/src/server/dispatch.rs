@@ -210,7 +210,7 @@ impl Door {
     fn plan(&self, call: &mut Incoming<'_>, message: &Bytes, logged: bool) {
         let node = &self.node;
         let live = Live::new(node, self.service, call);
-        let decided = node.decide(&live);
+        let decided = node.decide(call.received, &live);
         if logged || (self.service == Service::Nfs && decided.is_some()) {
             node.history.lock().add(Facts::of(&live), ms(call.received));
         }
@@ -366,20 +366,20 @@ fn check_program(service: Service, header: &CallHeader<'_>) -> Result<(), Refusa
     Ok(())
 }
 
-/// Who asks, when, and from where.
+/// Who asks, and from where.
 fn cx<'a>(call: &'a Incoming<'_>) -> Cx<'a> {
+    let max_payload = match call.origin.transport {
+        Transport::Tcp => nfsd::TCP_PAYLOAD,
+        Transport::Udp => nfsd::UDP_PAYLOAD,
+    };
+    Cx::new(caller(call), wall_time, call.origin.peer.ip(), max_payload)
+}
+
+fn wall_time() -> Nfstime3 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Cx {
-        caller: caller(call),
-        now: Nfstime3 {
-            seconds: now.as_secs() as u32,
-            nseconds: now.subsec_nanos(),
-        },
-        peer: call.origin.peer.ip(),
-        max_payload: match call.origin.transport {
-            Transport::Tcp => nfsd::TCP_PAYLOAD,
-            Transport::Udp => nfsd::UDP_PAYLOAD,
-        },
+    Nfstime3 {
+        seconds: now.as_secs() as u32,
+        nseconds: now.subsec_nanos(),
     }
 }
 

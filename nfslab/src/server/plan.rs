@@ -434,9 +434,8 @@ impl Node {
 
     /// Asks what is to be done to a call, writes the decisions down, and tells of it. None: no rule means it, and its
     /// service is well.
-    pub(super) fn decide(&self, call: &dyn Look) -> Option<Decision> {
+    pub(super) fn decide(&self, now: Duration, call: &dyn Look) -> Option<Decision> {
         let faults = self.faults.load();
-        let now = self.clock.now();
         let mut decision = faults.decide(now, call, || self.locks.table(now))?;
         self.journal.write(std::mem::take(&mut decision.entries));
         if let Some(differs) = decision.differs.take() {
@@ -460,13 +459,12 @@ impl Node {
 
     /// Asks what is to be done to a callback and waits as long as that says. None: it is lost on the way.
     pub(super) async fn before_callback(&self, facts: &Facts) -> Option<Outgoing> {
-        self.history
-            .lock()
-            .add(facts.clone(), crate::events::ms(self.clock.now()));
-        let Some(plan) = self.decide(facts).and_then(|decision| decision.plan) else {
+        let now = self.clock.now();
+        self.history.lock().add(facts.clone(), crate::events::ms(now));
+        let Some(plan) = self.decide(now, facts).and_then(|decision| decision.plan) else {
             return Some(Outgoing::default());
         };
-        if let Some(waiting) = waiting(self, &plan, self.clock.now(), || Some(facts.clone())) {
+        if let Some(waiting) = waiting(self, &plan, now, || Some(facts.clone())) {
             return match waiting.verdict(&self.clock).await {
                 Some(Verdict::Go) => Some(Outgoing::default()),
                 Some(Verdict::Drop | Verdict::Answer(_)) | None => None,

@@ -239,11 +239,11 @@ impl Filler<'_> {
     }
 
     fn above(&self, path: &str) -> Result<FileKey, Nfsstat3> {
-        self.store.make_dirs(split(path).0, self.cx.now)
+        self.store.make_dirs(split(path).0, self.cx.now())
     }
 
     fn dir(&self, path: &str, sattr: &Sattr3) -> Result<(), Nfsstat3> {
-        let dir = self.store.make_dirs(path, self.cx.now)?;
+        let dir = self.store.make_dirs(path, self.cx.now())?;
         self.store.setattr(&self.cx, &dir, sattr, None).map(drop)
     }
 
