@@ -13,6 +13,7 @@
 //! Lock order: the lock service before the status monitor; never the other way round.
 
 mod callbacks;
+mod config;
 mod dispatch;
 mod exports;
 mod forge;
@@ -27,19 +28,21 @@ mod populate;
 mod portmap;
 mod repeated;
 mod rules;
+mod running;
 mod statd;
 mod stores;
 
+pub use config::{Config, ControlAt, StatdAt, personalities};
 pub use exports::{ExportSpec, StoreSpec};
 pub use gates::Verdict;
 pub use listeners::{MOUNT_PORT, NLM_PORT, NSM_PORT, Ports};
 pub use populate::EXAMPLE as POPULATE_EXAMPLE;
 pub use repeated::Drc;
+pub use running::{Addresses, Server};
 
 use crate::capture::Capture;
 use crate::clock::Clock;
 use crate::control::api::{BreakLocks, GraphView, LockPage, PeerView, ServiceView};
-use crate::control::client::Endpoint;
 use crate::events::{EventLog, What};
 use crate::journal::Journal;
 use crate::metrics::Calls;
@@ -61,181 +64,15 @@ use portmap::{Registry, System};
 use proto::nfs3::{CreateHow3, Nfsstat3, Sattr3};
 use repeated::Repeated;
 use rpc::msg::Transport;
-use rpc::server::Limits;
-use serde::Serialize;
 use statd::Statd;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// Where the control API listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ControlAt {
-    /// There.
-    At(Endpoint),
-    /// Nowhere.
-    None,
-}
-
-impl FromStr for ControlAt {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(ControlAt::None),
-            text => text
-                .parse()
-                .map(ControlAt::At)
-                .map_err(|error| format!("{error}, nor none")),
-        }
-    }
-}
-
-/// Which status monitor watches the lock service's peers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum StatdAt {
-    /// The one in this server.
-    #[default]
-    Builtin,
-    /// The rpc.statd of this host.
-    System,
-}
-
-/// Everything that can be said about a server before it starts.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The addresses on which every service listens.
-    pub bind: Vec<IpAddr>,
-    /// What can be mounted.
-    pub exports: Vec<ExportSpec>,
-    /// Where the services listen.
-    pub ports: Ports,
-    /// Where the control API listens.
-    pub control: ControlAt,
-    /// How the lock service behaves where servers differ.
-    pub personality: nlm::personality::Personality,
-    /// For every hashed choice.
-    pub seed: u64,
-    /// The NLM grace period after the start.
-    pub grace: Duration,
-    /// What every TCP listener puts up with.
-    pub limits: Limits,
-    /// How the services are at the start.
-    pub conditions: Conditions,
-    /// Which programs answer a repeated call as before rather than execute it again.
-    pub drc: Drc,
-    /// The rules at the start.
-    pub rules: Vec<Rule>,
-    /// Where the decisions are written.
-    pub journal: Option<PathBuf>,
-    /// A journal from which the decisions are taken.
-    pub replay: Option<faults::journal::Journal>,
-    /// Where every message is recorded.
-    pub pcap: Option<PathBuf>,
-    /// Written once every listener accepts.
-    pub ready_file: Option<PathBuf>,
-    /// Where the key of real directories' file handles is kept; by default in the user's state folder.
-    pub handle_key: Option<PathBuf>,
-    /// Which status monitor there is.
-    pub statd: StatdAt,
-    /// Where the status monitor keeps what must outlive the server; without it, nowhere.
-    pub state_dir: Option<PathBuf>,
-    /// What every export has in it at the start.
-    pub populate: Option<PathBuf>,
-    /// Whether the server's clock moves only when it is advanced.
-    pub virtual_time: bool,
-}
-
-impl Config {
-    /// The services that are part of this server, and not those of this host.
-    fn services(&self) -> impl Iterator<Item = Service> {
-        Service::ALL.into_iter().filter(|service| match service {
-            Service::Portmap => !self.ports.system_portmap(),
-            Service::Statd => self.statd == StatdAt::Builtin,
-            _ => true,
-        })
-    }
-
-    /// Whether each service can be as it is to be at the start.
-    fn check_conditions(&self) -> Result<()> {
-        for (service, condition) in self.conditions.iter() {
-            condition.check(service)?;
-        }
-        Ok(())
-    }
-
-    /// What the rpc.statd of this host needs to find our lock service.
-    fn check_statd(&self) -> Result<()> {
-        if self.statd == StatdAt::Builtin {
-            return Ok(());
-        }
-        if !self.ports.system_portmap() {
-            bail!(
-                "--statd system needs --ports …,portmap=system: rpc.statd asks this host's rpcbind where the lock \
-                 service is, to tell it of a reboot"
-            );
-        }
-        let reached = |at: &IpAddr| at.is_unspecified() || *at == Ipv4Addr::LOCALHOST;
-        if !self.bind.iter().any(reached) {
-            bail!(
-                "--statd system needs --bind 0.0.0.0 or 127.0.0.1 among the addresses, not only {:?}: rpc.statd tells \
-                 the lock service of a reboot on loopback",
-                self.bind
-            );
-        }
-        if self.state_dir.is_some() {
-            bail!("--state-dir is for --statd builtin: rpc.statd has a folder of its own, /var/lib/nfs");
-        }
-        if self.conditions.get(Service::Statd) != Condition::Ok {
-            bail!("statd is the system's (--statd system), and is as it is");
-        }
-        Ok(())
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            bind: vec![Ipv4Addr::LOCALHOST.into()],
-            exports: vec![ExportSpec::mem("/lab")],
-            ports: Ports::STANDARD,
-            control: ControlAt::None,
-            personality: nlm::personality::Personality::default(),
-            seed: 1,
-            grace: Duration::ZERO,
-            limits: Limits::default(),
-            conditions: Conditions::default(),
-            drc: Drc::default(),
-            rules: vec![],
-            journal: None,
-            replay: None,
-            pcap: None,
-            ready_file: None,
-            handle_key: None,
-            statd: StatdAt::default(),
-            state_dir: None,
-            populate: None,
-            virtual_time: false,
-        }
-    }
-}
-
-/// How long the control API's connections have for their last answers when the server stops.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
-
-/// The names of the personalities, for messages.
-pub fn personalities() -> String {
-    nlm::personality::Personality::names()
-        .collect::<Vec<_>>()
-        .join(", ")
-}
 
 /// What all services share.
 pub struct Node {
@@ -680,272 +517,4 @@ impl Node {
         self.event(What::Reset);
         Ok(())
     }
-}
-
-/// A server that runs.
-pub struct Server {
-    node: Arc<Node>,
-    tasks: JoinSet<()>,
-    /// The control API with its connections.
-    serving: JoinSet<()>,
-    control: Option<SocketAddr>,
-    control_path: Option<PathBuf>,
-    ready_file: Option<PathBuf>,
-}
-
-/// The addresses that a server took: the content of `--ready-file`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Addresses {
-    /// The first address of every service.
-    pub address: IpAddr,
-    /// All of them.
-    pub addresses: Vec<IpAddr>,
-    /// The port of each service.
-    pub ports: BTreeMap<String, u16>,
-    /// Where the control API is.
-    pub control: Option<String>,
-    /// What can be mounted.
-    pub exports: Vec<String>,
-    /// The process.
-    pub pid: u32,
-}
-
-impl Server {
-    /// Binds every port, then starts to answer.
-    ///
-    /// # Errors
-    /// A port or file that cannot be had, with the flag that mends it. Nothing is half started.
-    pub async fn start(config: Config) -> Result<Server> {
-        config.check_conditions()?;
-        config.check_statd()?;
-        let (listeners, bound) =
-            Listeners::bind(&config.bind, config.ports, config.services(), config.limits)?;
-        let node = Node::new(&config)?;
-        // Last, since a socket in the file system would stay if anything after it failed.
-        let control = bind_control(&config.control).await?;
-        let mut server = Server {
-            node: node.clone(),
-            tasks: JoinSet::new(),
-            serving: JoinSet::new(),
-            control: None,
-            control_path: None,
-            ready_file: config.ready_file.clone(),
-        };
-        for (service, sockets) in bound {
-            let condition = config.conditions.get(service);
-            if let Some(port) = condition.registered(listeners.ports().get(service)) {
-                node.register(service, port, &listeners);
-            }
-            if !condition.listens() {
-                continue; // dropping the sockets closes them
-            }
-            if let Some(door) = node.door(service) {
-                listeners.serve(service, sockets, door)?;
-            }
-        }
-        let _ = node.listeners.set(listeners);
-        node.statd.conditions_changed(&node);
-        node.locks.conditions_changed(&node, None);
-        server.tasks.spawn(locks::drive(node.clone()));
-        server.tasks.spawn(statd::drive(node.clone()));
-        server.tasks.spawn(statd::system::drive(node.clone()));
-        server.serve_control(control)?;
-        let addresses = server.addresses(&config)?;
-        node.event(What::Serving {
-            address: joined(&addresses.addresses),
-            exports: addresses.exports.clone(),
-        });
-        for (service, condition) in config.conditions.iter().filter(|(_, c)| *c != Condition::Ok) {
-            node.event(What::condition(service, condition));
-        }
-        node.register_all_with_system(&config.conditions).await?;
-        if let Some(path) = &config.ready_file
-            && let Err(error) = write_ready(path, &addresses)
-        {
-            node.withdraw_all_from_system().await;
-            return Err(error);
-        }
-        node.statd.begin(&node);
-        Ok(server)
-    }
-
-    fn serve_control(&mut self, control: Option<ControlSocket>) -> Result<()> {
-        let router = crate::control::router(self.node.clone());
-        let stopping = self.node.stopping.clone().cancelled_owned();
-        let ended = |result: std::io::Result<()>| {
-            if let Err(error) = result {
-                tracing::error!(%error, "the control API has ended");
-            }
-        };
-        match control {
-            None => {}
-            Some(ControlSocket::Tcp(listener)) => {
-                self.control = Some(listener.local_addr()?);
-                self.serving.spawn(async move {
-                    ended(
-                        axum::serve(listener, router)
-                            .with_graceful_shutdown(stopping)
-                            .await,
-                    )
-                });
-            }
-            Some(ControlSocket::Unix(listener, path)) => {
-                self.control_path = Some(path);
-                self.serving.spawn(async move {
-                    ended(
-                        axum::serve(listener, router)
-                            .with_graceful_shutdown(stopping)
-                            .await,
-                    )
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn addresses(&self, config: &Config) -> Result<Addresses> {
-        let listeners = self.node.listeners()?;
-        let ports = Service::ALL.map(|s| (s.to_string(), listeners.ports().get(s)));
-        let control = match (&self.control, &self.control_path) {
-            (Some(address), _) => Some(address.to_string()),
-            (None, Some(path)) => Some(format!("unix:{}", path.display())),
-            (None, None) => None,
-        };
-        let listening = listeners.addresses();
-        Ok(Addresses {
-            address: *listening.first().context("there is no address")?,
-            addresses: listening.to_vec(),
-            ports: ports.into_iter().collect(),
-            control,
-            exports: config.exports.iter().map(|e| e.name.clone()).collect(),
-            pid: std::process::id(),
-        })
-    }
-
-    /// What to tell the person who started it.
-    pub fn greeting(&self) -> String {
-        let control = self
-            .control
-            .map_or(String::new(), |at| format!("; control API on {at}"));
-        let services = self.node.services();
-        let ports: Vec<_> = services
-            .iter()
-            .map(|s| match s.port {
-                0 => format!("{} of the system", s.service),
-                port => format!("{} {port}", s.service),
-            })
-            .collect();
-        let address = self
-            .node
-            .listeners
-            .get()
-            .map_or(String::new(), |l| joined(l.addresses()));
-        let exports: Vec<_> = self.node.exports.list().iter().map(|e| e.name.as_str()).collect();
-        format!(
-            "nfslab serves {} on {address} ({}){control}",
-            exports.join(", "),
-            ports.join(", ")
-        )
-    }
-
-    /// What the services share.
-    pub fn node(&self) -> &Arc<Node> {
-        &self.node
-    }
-
-    /// The port of a service.
-    pub fn port(&self, service: Service) -> u16 {
-        self.node.listeners.get().map_or(0, |l| l.ports().get(service))
-    }
-
-    /// Where the control API listens, if on TCP.
-    pub fn control(&self) -> Option<SocketAddr> {
-        self.control
-    }
-
-    /// Closes every socket and has every task end, whenever the runtime gets to it.
-    fn end(&mut self) {
-        self.node.stopping.cancel();
-        self.node.events.end();
-        self.tasks.abort_all();
-        if let Some(listeners) = self.node.listeners.get() {
-            listeners.abandon();
-        }
-    }
-
-    /// Stops: closes every socket, ends every task, writes out the capture, removes its files.
-    pub async fn stop(mut self) {
-        self.node.withdraw_all_from_system().await;
-        if let Some(listeners) = self.node.listeners.get() {
-            listeners.close_all().await;
-        }
-        self.end();
-        self.tasks.shutdown().await;
-        // Its connections end with their answer; somebody may never have asked to the end.
-        let ended = async { while self.serving.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_ANSWERS, ended).await;
-        self.node.tasks.close();
-        self.node.tasks.wait().await;
-        if let Some(capture) = &self.node.capture
-            && let Err(error) = capture.flush()
-        {
-            tracing::error!(%error, "the capture is not complete");
-        }
-        for path in [&self.control_path, &self.ready_file].into_iter().flatten() {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// Addresses for people.
-fn joined(addresses: &[IpAddr]) -> String {
-    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-    texts.join(", ")
-}
-
-enum ControlSocket {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, PathBuf),
-}
-
-async fn bind_control(at: &ControlAt) -> Result<Option<ControlSocket>> {
-    let failed = |at: &Endpoint| {
-        format!(
-            "cannot listen on {at} for the control API; choose another with --control ADDR:PORT, \
-             --control unix:PATH or --control none"
-        )
-    };
-    Ok(match at {
-        ControlAt::None => None,
-        ControlAt::At(endpoint @ Endpoint::Tcp(address)) => {
-            let listener = tokio::net::TcpListener::bind(address).await;
-            Some(ControlSocket::Tcp(listener.with_context(|| failed(endpoint))?))
-        }
-        ControlAt::At(endpoint @ Endpoint::Unix(path)) => {
-            // A server that was killed leaves its socket behind; one that answers keeps it.
-            let left = tokio::net::UnixStream::connect(path).await.err();
-            if left.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
-                let _ = std::fs::remove_file(path);
-            }
-            let listener = tokio::net::UnixListener::bind(path).with_context(|| failed(endpoint))?;
-            Some(ControlSocket::Unix(listener, path.clone()))
-        }
-    })
-}
-
-/// Writes the ready file under another name and renames it, so that whoever waits for it finds it whole.
-fn write_ready(path: &Path, addresses: &Addresses) -> Result<()> {
-    let Some(name) = path.file_name() else {
-        bail!("--ready-file {} is not a file", path.display())
-    };
-    let new = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = std::fs::write(&new, serde_json::to_vec_pretty(addresses)?)
-        .and_then(|()| std::fs::rename(&new, path));
-    written.with_context(|| format!("cannot write --ready-file {}", path.display()))
 }
