@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -355,7 +355,11 @@ fn reset(stream: &TcpStream) -> io::Result<()> {
     stream.set_zero_linger()
 }
 
-async fn write_out(stream: &mut TcpStream, out: &mut Writer) -> io::Result<()> {
+/// Sends everything in `out` by vectored writes, and empties it.
+///
+/// # Errors
+/// Those of the socket; how much was sent before is not known then.
+pub async fn write_out<W: AsyncWrite + Unpin>(stream: &mut W, out: &mut Writer) -> io::Result<()> {
     let total = out.len();
     let mut sent = 0;
     while sent < total {

@@ -226,7 +226,7 @@ pub fn to_bytes<T: Encode + ?Sized>(value: &T) -> Bytes {
 /// Collects encoded fields, and between them [`Bytes`] that are sent as they lie.
 ///
 /// One `Writer` gathers the replies to everything that one read from a socket brought.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Writer {
     /// Everything that was encoded, without the spliced data.
     inline: BytesMut,
