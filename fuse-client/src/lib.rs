@@ -8,6 +8,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
+pub mod client;
+pub mod data;
 pub mod dev;
+pub mod inodes;
 pub mod line;
+pub mod nfs;
 pub mod options;
+pub mod target;

@@ -172,7 +172,12 @@ impl Line {
     ///
     /// # Errors
     /// See [`LineError`].
-    pub async fn call(&self, who: &Who, procedure: u32, args: &(dyn Encode + Sync)) -> Result<Bytes, LineError> {
+    pub async fn call(
+        &self,
+        who: &Who,
+        procedure: u32,
+        args: &(dyn Encode + Sync),
+    ) -> Result<Bytes, LineError> {
         let shared = &*self.shared;
         let settings = &shared.settings;
         let xid = shared.next_xid.fetch_add(1, Relaxed);
@@ -287,7 +292,12 @@ impl Shared {
 
     /// When the next call is to be sent again.
     fn next_deadline(&self) -> Option<Instant> {
-        self.calls.lock().waiting.values().map(|waiting| waiting.deadline).min()
+        self.calls
+            .lock()
+            .waiting
+            .values()
+            .map(|waiting| waiting.deadline)
+            .min()
     }
 
     fn has_calls(&self) -> bool {
@@ -315,11 +325,17 @@ impl Shared {
             calls.unsent.push_back(xid);
         }
         for waiting in over.iter().filter_map(|xid| calls.waiting.remove(xid)) {
-            let _ = waiting.reply.send(Err(LineError::TimedOut(settings.name.clone())));
+            let _ = waiting
+                .reply
+                .send(Err(LineError::TimedOut(settings.name.clone())));
         }
         if major && !std::mem::replace(&mut calls.complained, true) {
             let then = if retry.hard { "still trying" } else { "timed out" };
-            tracing::warn!("{}: server {} not responding, {then}", settings.service, settings.name);
+            tracing::warn!(
+                "{}: server {} not responding, {then}",
+                settings.service,
+                settings.name
+            );
         }
         match major {
             true => Expired::Reconnect,
@@ -417,7 +433,12 @@ async fn connect_tcp(peer: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSt
 ///
 /// # Errors
 /// Those of the call, and `NotFound` if the program is not registered.
-pub async fn ask_port(host: IpAddr, from: Option<IpAddr>, program: (u32, u32), proto: Proto) -> io::Result<u16> {
+pub async fn ask_port(
+    host: IpAddr,
+    from: Option<IpAddr>,
+    program: (u32, u32),
+    proto: Proto,
+) -> io::Result<u16> {
     let options = Options {
         from: from.map(|from| (from, 0).into()),
         identity: Identity::None,

@@ -142,9 +142,38 @@ const KNOWN: &str = "hard, soft, timeo, retrans, proto, tcp, udp, port, mountpor
 
 /// What is accepted and means nothing here, so that a line of fstab(5) can be used as it is.
 const IGNORED: &[&str] = &[
-    "defaults", "bg", "fg", "retry", "intr", "nointr", "noatime", "atime", "relatime", "nodiratime", "suid", "nosuid",
-    "dev", "nodev", "exec", "noexec", "_netdev", "auto", "noauto", "mountproto", "mountvers", "noresvport", "resvport",
-    "rdirplus", "nordirplus", "acl", "noacl", "sharecache", "nosharecache", "addr", "mountaddr", "mountvers",
+    "defaults",
+    "bg",
+    "fg",
+    "retry",
+    "intr",
+    "nointr",
+    "noatime",
+    "atime",
+    "relatime",
+    "nodiratime",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "_netdev",
+    "auto",
+    "noauto",
+    "mountproto",
+    "mountvers",
+    "noresvport",
+    "resvport",
+    "rdirplus",
+    "nordirplus",
+    "acl",
+    "noacl",
+    "sharecache",
+    "nosharecache",
+    "addr",
+    "mountaddr",
+    "mountvers",
 ];
 
 impl FromStr for Options {
@@ -158,7 +187,11 @@ impl FromStr for Options {
             let (name, value) = word.split_once('=').map_or((word, None), |(n, v)| (n, Some(v)));
             let said = Said { name, value };
             match name {
-                "timeo" => timeo = Some(Duration::from_millis(100 * said.number::<u64>("tenths of a second")?.max(1))),
+                "timeo" => {
+                    timeo = Some(Duration::from_millis(
+                        100 * said.number::<u64>("tenths of a second")?.max(1),
+                    ))
+                }
                 _ => options.set(&said)?,
             }
         }
@@ -193,7 +226,8 @@ impl Said<'_> {
     }
 
     fn seconds(&self) -> Result<Duration, OptionError> {
-        self.number::<u32>("a number of seconds").map(|seconds| Duration::from_secs(seconds.into()))
+        self.number::<u32>("a number of seconds")
+            .map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     fn port(&self) -> Result<Option<u16>, OptionError> {
@@ -251,7 +285,12 @@ impl Options {
             "cto" => self.close_to_open = true,
             "nocto" => self.close_to_open = false,
             "lock" => self.local_lock = LocalLock::default(),
-            "nolock" => self.local_lock = LocalLock { flock: true, posix: true },
+            "nolock" => {
+                self.local_lock = LocalLock {
+                    flock: true,
+                    posix: true,
+                }
+            }
             "local_lock" => {
                 let (flock, posix) = match said.value {
                     Some("none") => (false, false),
@@ -297,12 +336,22 @@ mod tests {
 
     #[test]
     fn the_names_of_nfs_5() {
-        let options = read("soft,timeo=50,retrans=3,port=2050,mountport=0,rsize=5000,wsize=9999999,nolock,ro");
+        let options =
+            read("soft,timeo=50,retrans=3,port=2050,mountport=0,rsize=5000,wsize=9999999,nolock,ro");
         assert!(!options.retry.hard && options.read_only);
-        assert_eq!((options.retry.timeo, options.retry.retrans), (Duration::from_secs(5), 3));
+        assert_eq!(
+            (options.retry.timeo, options.retry.retrans),
+            (Duration::from_secs(5), 3)
+        );
         assert_eq!((options.port, options.mount_port), (Some(2050), None));
         assert_eq!((options.rsize, options.wsize), (Some(4096), Some(1 << 20)));
-        assert_eq!(options.local_lock, LocalLock { flock: true, posix: true });
+        assert_eq!(
+            options.local_lock,
+            LocalLock {
+                flock: true,
+                posix: true
+            }
+        );
         assert_eq!(read("noac").caching, Caching::all(Duration::ZERO));
         assert_eq!(read("defaults,_netdev,vers=3,sec=sys"), Options::default());
         assert_eq!(read("nolock,lock"), Options::default(), "what comes later wins");
@@ -320,7 +369,13 @@ mod tests {
         let error = |text: &str| text.parse::<Options>().unwrap_err().to_string();
         assert!(error("softt").starts_with("-o softt: there is no such option; there are: hard, soft"));
         assert_eq!(error("timeo=x"), "-o timeo=x: tenths of a second is expected");
-        assert_eq!(error("vers=4.1"), "-o vers=4.1: this client speaks NFS version 3 only");
-        assert_eq!(error("local_lock=some"), "-o local_lock=some: none, all, flock or posix is expected");
+        assert_eq!(
+            error("vers=4.1"),
+            "-o vers=4.1: this client speaks NFS version 3 only"
+        );
+        assert_eq!(
+            error("local_lock=some"),
+            "-o local_lock=some: none, all, flock or posix is expected"
+        );
     }
 }
