@@ -11,8 +11,11 @@
 pub mod client;
 pub mod data;
 pub mod dev;
+pub mod fs;
 pub mod inodes;
 pub mod line;
+pub mod locks;
+pub mod mount;
 pub mod nfs;
 pub mod options;
 pub mod target;

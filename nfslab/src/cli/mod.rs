@@ -5,6 +5,7 @@
 mod control;
 mod journal;
 mod kernels;
+mod mount;
 mod output;
 mod rules;
 mod run;
@@ -52,6 +53,7 @@ Examples:
   nfslab node reboot --grace 50s                … and which reboots now
   nfslab lock list                              what is locked there, and who waits
   nfslab shell --kernel 6.12                    a guest with the export mounted, to look around
+  nfslab mount server:/lab /mnt                 an export through FUSE, without the kernel's NFS client
   nfslab doctor                                 what this machine can do, and what to mend
 
 Exit codes: 0 passed, 1 failed, 2 wrong usage, 77 the machine lacks something, 99 nfslab itself failed.";
@@ -69,6 +71,8 @@ enum Output {
 enum Command {
     /// Run a server until it is told to stop (SIGTERM, SIGINT).
     Serve(Box<serve::Serve>),
+    /// Mount an export through FUSE, without the kernel's NFS client.
+    Mount(mount::Mount),
     /// Run scenario files: server, real kernel clients, faults, checks, report.
     Run(run::Run),
     /// The client kernels in the cache, and how they come there.
@@ -114,12 +118,14 @@ pub fn main() -> ExitCode {
     };
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("NFSLAB_LOG").unwrap_or_else(|_| "warn".into()),
+            tracing_subscriber::EnvFilter::try_from_env("NFSLAB_LOG")
+                .unwrap_or_else(|_| "warn,fuser=error".into()),
         )
         .with_writer(std::io::stderr)
         .init();
     let done = match cli.command {
         Command::Serve(command) => command.main(),
+        Command::Mount(command) => command.main(),
         Command::Run(command) => command.main(cli.output),
         Command::Kernel(command) => command.main(cli.output),
         Command::Shell(command) => command.main(),

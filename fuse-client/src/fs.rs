@@ -1,0 +1,704 @@
+//! The mount as `fuser` and the device ask for it: arguments in, [`Client`] or [`Locks`] asked on the runtime, answers out.
+
+use crate::client::{Caller, Client, Done, Entry};
+use crate::dev::{self, Conflict, FileLock, LockHolder, LockKind, MAX_WRITE};
+use crate::inodes::ROOT;
+use crate::line::Who;
+use crate::locks::Locks;
+use crate::nfs::is_device;
+use crate::options::LocalLock;
+use bytes::Bytes;
+use dashmap::DashMap;
+use fuser::{
+    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, Request, TimeOrNow,
+};
+use nix::errno::Errno;
+use nix::libc;
+use proto::nfs3::{Fattr3, Ftype3, Nfstime3, Sattr3, SetTime};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+/// The block size that statfs(2) and stat(2) show.
+const BLOCK: u32 = 4096;
+/// Requests of the background (readahead, written pages) that the kernel sends before it waits.
+const BACKGROUND: u16 = 64;
+
+/// An open file.
+#[derive(Clone)]
+struct Open {
+    /// Whoever opened it: who reads and writes is nobody in particular where pages are concerned.
+    who: Who,
+    /// O_SYNC or O_DSYNC.
+    safely: bool,
+}
+
+/// The mount.
+#[derive(Clone)]
+pub struct Fs(Arc<Shared>);
+
+struct Shared {
+    client: Client,
+    locks: Option<Locks>,
+    local_lock: LocalLock,
+    /// For how long the kernel believes a name.
+    names_for: Duration,
+    open: DashMap<u64, Open>,
+    runtime: Handle,
+}
+
+/// The kernel's numbers of errors.
+fn errno(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno as i32)
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+fn time(time: Nfstime3) -> SystemTime {
+    UNIX_EPOCH + Duration::new(time.seconds.into(), time.nseconds.min(999_999_999))
+}
+
+/// What setattr(2) sets. Times before 1970 and after 2106 cannot be said (RFC 1813, section 2.5): they become the nearest
+/// that can.
+fn set_time(time: Option<TimeOrNow>) -> SetTime {
+    match time {
+        None => SetTime::DontChange,
+        Some(TimeOrNow::Now) => SetTime::ServerTime,
+        Some(TimeOrNow::SpecificTime(time)) => {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            SetTime::ClientTime(Nfstime3 {
+                seconds: u32::try_from(since.as_secs()).unwrap_or(u32::MAX),
+                nseconds: since.subsec_nanos(),
+            })
+        }
+    }
+}
+
+fn file_type(ftype: Ftype3) -> FileType {
+    match ftype {
+        Ftype3::NF3DIR => FileType::Directory,
+        Ftype3::NF3BLK => FileType::BlockDevice,
+        Ftype3::NF3CHR => FileType::CharDevice,
+        Ftype3::NF3LNK => FileType::Symlink,
+        Ftype3::NF3SOCK => FileType::Socket,
+        Ftype3::NF3FIFO => FileType::NamedPipe,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn file_attr(number: u64, attr: &Fattr3) -> FileAttr {
+    let rdev = match is_device(attr.ftype) {
+        // As the kernel's new_encode_dev.
+        true => {
+            let (major, minor) = (attr.rdev.specdata1, attr.rdev.specdata2);
+            (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+        }
+        false => 0,
+    };
+    FileAttr {
+        ino: INodeNo(number),
+        size: attr.size,
+        blocks: attr.used.div_ceil(512),
+        atime: time(attr.atime),
+        mtime: time(attr.mtime),
+        ctime: time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.ftype),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev,
+        blksize: MAX_WRITE,
+        flags: 0,
+    }
+}
+
+impl Fs {
+    /// A file system for `fuser` and the device. `locks`: none if both kinds of locks stay on this mount.
+    pub fn new(
+        client: Client,
+        locks: Option<Locks>,
+        local_lock: LocalLock,
+        names_for: Duration,
+        runtime: Handle,
+    ) -> Fs {
+        Fs(Arc::new(Shared {
+            client,
+            locks,
+            local_lock,
+            names_for,
+            open: DashMap::new(),
+            runtime,
+        }))
+    }
+
+    /// Runs an operation as a task. Its reply goes out when it is done, and others go on meanwhile.
+    fn spawn<F>(&self, request: &Request, operation: impl FnOnce(Fs, Who) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (this, caller) = (self.clone(), caller(request));
+        self.0.runtime.spawn(async move {
+            let who = this.0.client.who(caller);
+            operation(this, who).await;
+        });
+    }
+
+    fn reply_entry(&self, reply: ReplyEntry, found: Done<Entry>) {
+        match found {
+            Ok(Entry { inode, attr, valid }) => {
+                let attr = file_attr(inode.number, &attr);
+                reply.entry_with_ttls(&valid, &self.0.names_for, &attr, Generation(inode.generation));
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn opened(&self, who: Who, flags: i32) -> u64 {
+        let handle = self.0.client.handle();
+        let safely = flags & libc::O_DSYNC != 0;
+        self.0.open.insert(handle, Open { who, safely });
+        handle
+    }
+
+    fn open_as(&self, fh: u64) -> Open {
+        self.0.open.get(&fh).map_or(
+            Open {
+                who: Who::default(),
+                safely: false,
+            },
+            |open| open.clone(),
+        )
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, done: Done<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, number: u64, got: Done<(Fattr3, Duration)>) {
+    match got {
+        Ok((attr, valid)) => reply.attr(&valid, &file_attr(number, &attr)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+impl fuser::Filesystem for Fs {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let mut wanted = InitFlags::FUSE_ASYNC_READ
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_AUTO_INVAL_DATA
+            | InitFlags::FUSE_MAX_PAGES;
+        // What is not asked for stays in the kernel.
+        wanted.set(InitFlags::FUSE_POSIX_LOCKS, !self.0.local_lock.posix);
+        wanted.set(InitFlags::FUSE_FLOCK_LOCKS, !self.0.local_lock.flock);
+        let _ = config.add_capabilities(wanted & config.capabilities());
+        let limit = |error| io::Error::other(format!("the kernel's limit is {error}"));
+        config.set_max_write(MAX_WRITE).map_err(limit)?;
+        let _ = config.set_max_readahead(MAX_WRITE);
+        let _ = config.set_max_background(BACKGROUND);
+        let _ = config.set_time_granularity(Duration::from_nanos(1));
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(request, move |fs, who| async move {
+            let found = fs.0.client.lookup(&who, parent.0, &name).await;
+            fs.reply_entry(reply, found);
+        });
+    }
+
+    fn forget(&self, _request: &Request, number: INodeNo, lookups: u64) {
+        self.0.client.inodes().forget(number.0, lookups);
+    }
+
+    fn getattr(&self, request: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.spawn(request, move |fs, who| async move {
+            reply_attr(reply, number.0, fs.0.client.getattr(&who, number.0).await);
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let new = Sattr3 {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: set_time(atime),
+            mtime: set_time(mtime),
+        };
+        self.spawn(request, move |fs, who| async move {
+            // ftruncate(2) is allowed to whoever could open the file for writing.
+            let who = match fh {
+                Some(fh) if size.is_some() => fs.open_as(fh.0).who,
+                _ => who,
+            };
+            reply_attr(reply, number.0, fs.0.client.setattr(&who, number.0, new).await);
+        });
+    }
+
+    fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
+        self.spawn(request, move |fs, who| async move {
+            match fs.0.client.readlink(&who, number.0).await {
+                Ok(text) => reply.data(&text),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = name.as_bytes().to_vec();
+        // As the kernel's new_decode_dev.
+        let rdev = ((rdev & 0xfff00) >> 8, (rdev & 0xff) | ((rdev >> 12) & 0xfff00));
+        self.spawn(request, move |fs, who| async move {
+            let made = fs.0.client.mknod(&who, parent.0, &name, mode, rdev).await;
+            fs.reply_entry(reply, made);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(request, move |fs, who| async move {
+            let made = fs.0.client.mkdir(&who, parent.0, &name, mode).await;
+            fs.reply_entry(reply, made);
+        });
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(request, move |fs, who| async move {
+            reply_empty(reply, fs.0.client.unlink(&who, parent.0, &name).await);
+        });
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(request, move |fs, who| async move {
+            reply_empty(reply, fs.0.client.rmdir(&who, parent.0, &name).await);
+        });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, text: &Path, reply: ReplyEntry) {
+        let (name, text) = (name.as_bytes().to_vec(), text.as_os_str().as_bytes().to_vec());
+        self.spawn(request, move |fs, who| async move {
+            let made = fs.0.client.symlink(&who, parent.0, &name, &text).await;
+            fs.reply_entry(reply, made);
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if !flags.is_empty() {
+            // RENAME_NOREPLACE, RENAME_EXCHANGE: NFSv3 has no such call.
+            return reply.error(errno(Errno::EINVAL));
+        }
+        let (from, to) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
+        self.spawn(request, move |fs, who| async move {
+            let renamed =
+                fs.0.client
+                    .rename(&who, (parent.0, &from), (newparent.0, &to))
+                    .await;
+            reply_empty(reply, renamed);
+        });
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let name = newname.as_bytes().to_vec();
+        self.spawn(request, move |fs, who| async move {
+            let linked = fs.0.client.link(&who, number.0, newparent.0, &name).await;
+            fs.reply_entry(reply, linked);
+        });
+    }
+
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (read, write) = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => (true, false),
+            OpenAccMode::O_WRONLY => (false, true),
+            OpenAccMode::O_RDWR => (true, true),
+        };
+        self.spawn(request, move |fs, who| async move {
+            match fs.0.client.open(&who, number.0, read, write).await {
+                Ok(unchanged) => {
+                    let mut kept = FopenFlags::empty();
+                    kept.set(FopenFlags::FOPEN_KEEP_CACHE, unchanged);
+                    reply.opened(FileHandle(fs.opened(who, flags.0)), kept);
+                }
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(request, move |fs, who| async move {
+            let exclusive = flags & libc::O_EXCL != 0;
+            match fs.0.client.create(&who, parent.0, &name, mode, exclusive).await {
+                Ok(Entry { inode, attr, valid }) => {
+                    let attr = file_attr(inode.number, &attr);
+                    let handle = FileHandle(fs.opened(who, flags));
+                    let valid = valid.min(fs.0.names_for);
+                    reply.created(
+                        &valid,
+                        &attr,
+                        Generation(inode.generation),
+                        handle,
+                        FopenFlags::empty(),
+                    );
+                }
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn flush(&self, request: &Request, number: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        self.spawn(request, move |fs, _| async move {
+            let safe = fs.0.client.safe(&fs.open_as(fh.0).who, number.0).await;
+            // POSIX: closing any descriptor of a file gives up all locks of the process on it.
+            if let Some(locks) = fs.0.locks.as_ref().filter(|_| !fs.0.local_lock.posix)
+                && let Ok(inode) = fs.0.client.inode(number.0)
+            {
+                locks.release(&inode.fh, owner.0, false).await;
+            }
+            reply_empty(reply, safe);
+        });
+    }
+
+    fn release(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.spawn(request, move |fs, _| async move {
+            if let Some(owner) = owner
+                && let Some(locks) = fs.0.locks.as_ref().filter(|_| !fs.0.local_lock.flock)
+                && let Ok(inode) = fs.0.client.inode(number.0)
+            {
+                locks.release(&inode.fh, owner.0, true).await;
+            }
+            let open = fs.open_as(fh.0);
+            fs.0.open.remove(&fh.0);
+            reply_empty(reply, fs.0.client.close(&open.who, number.0).await);
+        });
+    }
+
+    fn fsync(&self, request: &Request, number: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.spawn(request, move |fs, _| async move {
+            reply_empty(reply, fs.0.client.safe(&fs.open_as(fh.0).who, number.0).await);
+        });
+    }
+
+    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.client.open_dir(number.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        _number: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.spawn(request, move |fs, who| async move {
+            let client = &fs.0.client;
+            let listed = client
+                .list(&who, fh.0, offset, |entry| {
+                    let number = client.inodes().shown(entry.fileid);
+                    let kind = entry
+                        .attr
+                        .map_or(FileType::RegularFile, |attr| file_type(attr.ftype));
+                    reply.add(
+                        INodeNo(number),
+                        entry.cookie,
+                        kind,
+                        OsStr::from_bytes(&entry.name),
+                    )
+                })
+                .await;
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        _number: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        self.spawn(request, move |fs, who| async move {
+            let client = &fs.0.client;
+            let listed = client
+                .list(&who, fh.0, offset, |entry| {
+                    let name = OsStr::from_bytes(&entry.name);
+                    // The kernel counts no lookup for these two, nor for a number of 0.
+                    let uncounted = entry.name == b"." || entry.name == b"..";
+                    let found = if uncounted { None } else { client.listed(entry) };
+                    match found {
+                        Some(Entry { inode, attr, valid }) => {
+                            let (generation, valid) =
+                                (Generation(inode.generation), valid.min(fs.0.names_for));
+                            let attr = file_attr(inode.number, &attr);
+                            let full = reply.add(
+                                INodeNo(inode.number),
+                                entry.cookie,
+                                name,
+                                &valid,
+                                &attr,
+                                generation,
+                            );
+                            if full {
+                                client.inodes().forget(inode.number, 1);
+                            }
+                            full
+                        }
+                        None => {
+                            let mut attr = file_attr(client.inodes().shown(entry.fileid), &unknown(entry));
+                            if entry.attr.is_none() {
+                                attr.kind = FileType::RegularFile;
+                            }
+                            reply.add(
+                                INodeNo(0),
+                                entry.cookie,
+                                name,
+                                &Duration::ZERO,
+                                &attr,
+                                Generation(0),
+                            )
+                        }
+                    }
+                })
+                .await;
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.0.client.close_dir(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Names are on the server's disk before their call is answered (RFC 1813, section 4.8).
+        reply.ok();
+    }
+
+    fn statfs(&self, request: &Request, _number: INodeNo, reply: ReplyStatfs) {
+        self.spawn(request, move |fs, who| async move {
+            match fs.0.client.statfs(&who, ROOT).await {
+                Ok(stat) => {
+                    let blocks = |bytes: u64| bytes / u64::from(BLOCK);
+                    let (total, free, ours) = (blocks(stat.tbytes), blocks(stat.fbytes), blocks(stat.abytes));
+                    reply.statfs(total, free, ours, stat.tfiles, stat.ffiles, BLOCK, 255, BLOCK);
+                }
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+}
+
+/// The attributes of an entry that the server said nothing of: only the number is looked at.
+fn unknown(entry: &crate::nfs::DirEntry) -> Fattr3 {
+    entry.attr.unwrap_or(Fattr3 {
+        ftype: Ftype3::NF3REG,
+        mode: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        used: 0,
+        rdev: Default::default(),
+        fsid: 0,
+        fileid: entry.fileid,
+        atime: Default::default(),
+        mtime: Default::default(),
+        ctime: Default::default(),
+    })
+}
+
+impl dev::Direct for Fs {
+    async fn read(&self, request: dev::Request, read: dev::Read) -> Result<Vec<Bytes>, fuser::Errno> {
+        let open = self.open_as(read.fh);
+        let data = self
+            .0
+            .client
+            .read(&open.who, request.nodeid, read.offset, read.size)
+            .await;
+        data.map_err(errno)
+    }
+
+    async fn write(&self, request: dev::Request, write: dev::Write) -> Result<u32, fuser::Errno> {
+        let open = self.open_as(write.fh);
+        let written = self
+            .0
+            .client
+            .write(&open.who, request.nodeid, write.offset, write.data, open.safely);
+        written.await.map_err(errno)
+    }
+
+    async fn getlk(
+        &self,
+        request: dev::Request,
+        _fh: u64,
+        holder: LockHolder,
+        lock: FileLock,
+        interrupted: CancellationToken,
+    ) -> Result<Conflict, fuser::Errno> {
+        let locks = self.0.locks.as_ref().ok_or(fuser::Errno::ENOLCK)?;
+        let inode = self.0.client.inode(request.nodeid).map_err(errno)?;
+        locks
+            .test(&inode.fh, holder, lock, &interrupted)
+            .await
+            .map_err(errno)
+    }
+
+    async fn setlk(
+        &self,
+        request: dev::Request,
+        fh: u64,
+        holder: LockHolder,
+        lock: FileLock,
+        wait: bool,
+        interrupted: CancellationToken,
+    ) -> Result<(), fuser::Errno> {
+        let locks = self.0.locks.as_ref().ok_or(fuser::Errno::ENOLCK)?;
+        let inode = self.0.client.inode(request.nodeid).map_err(errno)?;
+        // Others are to see what was written under the lock, and we what they wrote under theirs.
+        let safe = self.0.client.safe(&self.open_as(fh).who, request.nodeid).await;
+        if lock.kind == LockKind::Unlock {
+            return locks.unlock(&inode.fh, holder, lock).await.map_err(errno);
+        }
+        safe.map_err(errno)?;
+        locks
+            .lock(&inode.fh, holder, lock, wait, &interrupted)
+            .await
+            .map_err(errno)?;
+        inode.doubt();
+        locks.invalidate(request.nodeid).await;
+        Ok(())
+    }
+
+    fn forgotten(&self, nodeid: u64) {
+        self.0.client.inodes().forget(nodeid, 1);
+    }
+
+    fn released(&self, nodeid: u64, fh: u64) {
+        let this = self.clone();
+        self.0.runtime.spawn(async move {
+            let open = this.open_as(fh);
+            this.0.open.remove(&fh);
+            let _ = this.0.client.close(&open.who, nodeid).await;
+        });
+    }
+
+    fn released_dir(&self, _nodeid: u64, fh: u64) {
+        self.0.client.close_dir(fh);
+    }
+}
