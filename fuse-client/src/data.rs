@@ -317,7 +317,7 @@ impl Written {
         let _alone = self.again.write().await;
         let all = {
             let mut state = self.state.lock();
-            let all: Vec<Taken> = state.taken.iter().cloned().collect();
+            let all = state.taken.to_vec();
             state.forget(all.len());
             all
         };
