@@ -71,6 +71,12 @@ impl GiveUp {
         }
     }
 
+    /// What the LOCK asked for.
+    #[cfg(test)]
+    pub(super) fn wanted(&self) -> (Range, Kind) {
+        (self.range, self.kind)
+    }
+
     fn undone_to(self, from: u64) -> Self {
         GiveUp {
             phase: Phase::Undo { from },
