@@ -57,6 +57,9 @@ pub(super) struct LockJob {
     pub(super) since: Now,
     /// Whether a LOCK was ever sent for it.
     pub(super) sent: bool,
+    /// Whether a LOCK was answered that did not count, for the server rebooted meanwhile. It may have been executed
+    /// after the reboot all the same.
+    pub(super) redone: bool,
     /// Whether a GRANTED for it may be about something else, so that it is no more than a hint.
     pub(super) doubtful: bool,
     /// Such a GRANTED came while the LOCK was under way.
@@ -90,6 +93,7 @@ impl LockJob {
             wait,
             since,
             sent: false,
+            redone: false,
             doubtful: false,
             hinted: false,
             granted: false,

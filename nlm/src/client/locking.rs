@@ -76,6 +76,7 @@ impl LockClient {
         match stat_of(reply) {
             // What it was granted, or queued for, is forgotten: ask again.
             Ok(Nlm4Stat::NLM4_GRANTED) | Ok(Nlm4Stat::NLM4_BLOCKED) if rebooted => {
+                job.redone = true;
                 lane.queue.push_front(Job::Lock(job));
                 None
             }
@@ -123,9 +124,9 @@ impl LockClient {
         };
         self.answer(job.request, Err(refused), fx);
         // An earlier LOCK, or an earlier copy of this one, may wait on the server still: of a LOCK that was not to
-        // wait, and was refused in plain words, there is nothing.
+        // wait, was sent once and was refused in plain words, there is nothing.
         let plain = |stat: Nlm4Stat| stat != Nlm4Stat::NLM4_BLOCKED && stat.name().is_some();
-        if job.wait || !why.is_ok_and(plain) {
+        if job.wait || job.redone || !why.is_ok_and(plain) {
             lane.queue.push_front(Job::GiveUp(GiveUp::of(job)));
         }
     }

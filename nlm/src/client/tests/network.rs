@@ -392,7 +392,6 @@ impl World {
         let mut all = Vec::new();
         for n in (0..HOSTS).filter(|n| self.is_sure(*n)) {
             let host = &self.hosts[n];
-            host.client.held.check().unwrap();
             all.extend(
                 host.effective()
                     .into_iter()
@@ -491,8 +490,8 @@ impl Host {
         }
     }
 
-    /// What the holders have that nobody else may have. What a holder has asked to make shared counts as shared:
-    /// the server may have done it.
+    /// What the holders have that nobody else may have. What a holder has asked to make shared, by a call or by
+    /// waiting for a shared lock on it, counts as shared: the server may have done it.
     fn effective(&self) -> Vec<(Holder, [Option<Kind>; BYTES as usize])> {
         let mut all = Vec::new();
         for holder in (0..HOLDERS).map(posix) {
@@ -505,14 +504,14 @@ impl Host {
                 .filter(|((owner, _), _)| Some(owner) == id);
             for (_, lane) in lanes {
                 let active = lane.active.iter().map(|active| &active.job);
-                for job in active.chain(&lane.queue) {
-                    let (range, kind) = match job {
-                        Job::Lock(job) => (job.range, job.kind),
-                        Job::GiveUp(job) => job.wanted(),
-                        _ => continue,
-                    };
-                    let shared = bytes(range).filter(|_| kind == Kind::Shared);
-                    shared.for_each(|byte| has[byte] = has[byte].and(Some(Kind::Shared)));
+                let jobs = active.chain(&lane.queue).filter_map(|job| match job {
+                    Job::Lock(job) => Some((job.range, job.kind)),
+                    Job::GiveUp(job) => Some(job.wanted()),
+                    _ => None,
+                });
+                let waiting = lane.waiting.values().map(|(job, _)| (job.range, job.kind));
+                for (range, _) in jobs.chain(waiting).filter(|(_, kind)| *kind == Kind::Shared) {
+                    bytes(range).for_each(|byte| has[byte] = has[byte].and(Some(Kind::Shared)));
                 }
             }
             all.push((holder, has));
