@@ -1,4 +1,4 @@
-//! The lock manager of an NFS server without a socket and without a clock.
+//! The lock manager of an NFS server, and that of a client, without a socket and without a clock.
 //!
 //! Everything here is a function of what was put in: calls, the time (an argument called `now`), and the
 //! results of what it wanted done. What it wants done comes out as a value ([`effect::Effects`]). So a test
@@ -14,6 +14,7 @@
 //! - [`hosts`] and `owners`: what makes two requests the same owner's;
 //! - [`upcall`]: what happens while the status monitor is asked;
 //! - [`service`]: the lock manager itself, with its one worker;
+//! - [`client`]: the other side: what a client's lock manager asks of such a service;
 //! - [`personality`]: where servers differ; [`limits`]: how much of everything.
 //!
 //! Invariants: no `Instant`, no sleep, no random number, no thread, no map whose iteration order is random
@@ -23,6 +24,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod arena;
+pub mod client;
 mod components;
 mod deadlock;
 pub mod effect;

@@ -1,4 +1,4 @@
-//! Every limit of the lock service, in one place. Nothing here grows without one of them, because the
+//! Every limit of the lock service and of the client, in one place. Nothing here grows without one of them, because the
 //! peer may be hostile.
 
 /// Calls that wait for a worker. Beyond it calls are dropped unanswered, as by a full socket buffer; the
@@ -24,3 +24,16 @@ pub const GRAPH_STEPS: usize = 8_000_000;
 
 /// Lock holders that are listed for one waiter.
 pub const HOLDERS_SHOWN: usize = 16;
+
+/// Client: requests under way, those included that are being given up. Beyond it LOCK and TEST are refused with
+/// ENOLCK.
+pub const CLIENT_REQUESTS: usize = 16_384;
+
+/// Client: locks held on one server. Beyond it LOCK is refused with ENOLCK.
+pub const CLIENT_HELD: usize = 1_000_000;
+
+/// Client: reclaims that are under way at once after a reboot of the server. Linux has one.
+pub const CLIENT_RECLAIMS: usize = 16;
+
+/// Client: bytes of its own name that are used, so that the owner handle fits (`MAXNETOBJ_SZ`). Linux has 64.
+pub const CALLER_NAME: usize = 255;

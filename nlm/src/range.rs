@@ -93,6 +93,11 @@ impl Range {
         }
     }
 
+    /// The bytes that are in both.
+    pub(crate) fn common(self, other: Range) -> Option<Range> {
+        Range::new(self.start.max(other.start), self.last.min(other.last))
+    }
+
     /// What of `self` lies before `other` and what lies after it.
     pub(crate) fn without(self, other: Range) -> [Option<Range>; 2] {
         let before = other
