@@ -435,7 +435,8 @@ impl fuser::Filesystem for Fs {
             if let Some(locks) = fs.0.locks.as_ref().filter(|_| !fs.0.local_lock.posix)
                 && let Ok(inode) = fs.0.client.inode(number.0)
             {
-                locks.release(&inode.fh, owner.0, false).await;
+                let who = fs.open_as(fh.0).who;
+                locks.release(&who, &inode.fh, owner.0, false).await;
             }
             reply_empty(reply, safe);
         });
@@ -456,7 +457,8 @@ impl fuser::Filesystem for Fs {
                 && let Some(locks) = fs.0.locks.as_ref().filter(|_| !fs.0.local_lock.flock)
                 && let Ok(inode) = fs.0.client.inode(number.0)
             {
-                locks.release(&inode.fh, owner.0, true).await;
+                let who = fs.open_as(fh.0).who;
+                locks.release(&who, &inode.fh, owner.0, true).await;
             }
             let open = fs.open_as(fh.0);
             fs.0.open.remove(&fh.0);
@@ -646,7 +648,7 @@ impl dev::Direct for Fs {
     async fn getlk(
         &self,
         request: dev::Request,
-        _fh: u64,
+        fh: u64,
         holder: LockHolder,
         lock: FileLock,
         interrupted: CancellationToken,
@@ -654,7 +656,7 @@ impl dev::Direct for Fs {
         let locks = self.0.locks.as_ref().ok_or(fuser::Errno::ENOLCK)?;
         let inode = self.0.client.inode(request.nodeid).map_err(errno)?;
         locks
-            .test(&inode.fh, holder, lock, &interrupted)
+            .test(&self.open_as(fh).who, &inode.fh, holder, lock, &interrupted)
             .await
             .map_err(errno)
     }
@@ -671,13 +673,14 @@ impl dev::Direct for Fs {
         let locks = self.0.locks.as_ref().ok_or(fuser::Errno::ENOLCK)?;
         let inode = self.0.client.inode(request.nodeid).map_err(errno)?;
         // Others are to see what was written under the lock, and we what they wrote under theirs.
-        let safe = self.0.client.safe(&self.open_as(fh).who, request.nodeid).await;
+        let who = self.open_as(fh).who;
+        let safe = self.0.client.safe(&who, request.nodeid).await;
         if lock.kind == LockKind::Unlock {
-            return locks.unlock(&inode.fh, holder, lock).await.map_err(errno);
+            return locks.unlock(&who, &inode.fh, holder, lock).await.map_err(errno);
         }
         safe.map_err(errno)?;
         locks
-            .lock(&inode.fh, holder, lock, wait, &interrupted)
+            .lock(&who, &inode.fh, holder, lock, wait, &interrupted)
             .await
             .map_err(errno)?;
         inode.doubt();

@@ -12,6 +12,7 @@ pub mod client;
 pub mod data;
 pub mod dev;
 pub mod fs;
+pub mod host;
 pub mod inodes;
 pub mod line;
 pub mod locks;

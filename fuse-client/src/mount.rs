@@ -3,7 +3,8 @@
 use crate::client::Client;
 use crate::dev::{Device, MountOptions, Mounted as OnDirectory};
 use crate::fs::Fs;
-use crate::options::Options;
+use crate::locks::Locks;
+use crate::options::{LocalLock, Options};
 use crate::target::{Mounted, Target};
 use anyhow::{Context as _, Result, anyhow};
 use std::path::Path;
@@ -13,6 +14,7 @@ use tokio::runtime::Handle;
 pub struct Mount {
     remote: Mounted,
     local: OnDirectory,
+    locks: Option<Locks>,
 }
 
 impl Mount {
@@ -37,6 +39,13 @@ impl Mount {
             nodev: true,
             ..MountOptions::default()
         };
+        let locks = match options.local_lock {
+            LocalLock {
+                flock: true,
+                posix: true,
+            } => None,
+            _ => Some(remote.locks(options).await?),
+        };
         let device = Device::mount(dir, &how).with_context(|| {
             format!(
                 "cannot mount on {}: this needs /dev/fuse (modprobe fuse; in a container --device /dev/fuse) and \
@@ -47,7 +56,7 @@ impl Mount {
         let runtime = Handle::current();
         let fs = Fs::new(
             client,
-            None,
+            locks.clone(),
             options.local_lock,
             options.caching.reg_min,
             runtime.clone(),
@@ -56,7 +65,10 @@ impl Mount {
         // It waits for the kernel, and so must not hold up the runtime.
         let started = tokio::task::spawn_blocking(move || device.start(direct, fs, runtime)).await?;
         let local = started.context("the FUSE session cannot be started")?;
-        Ok(Mount { remote, local })
+        if let Some(locks) = &locks {
+            locks.notify(local.notifier());
+        }
+        Ok(Mount { remote, local, locks })
     }
 
     /// What is mounted.
@@ -75,7 +87,7 @@ impl Mount {
     /// # Errors
     /// Those of umount(2). True: it is in use.
     pub async fn unmount(self) -> Result<()> {
-        let Mount { remote, local } = self;
+        let Mount { remote, local, locks } = self;
         let local = tokio::task::spawn_blocking(move || {
             let unmounted = local.unmount();
             (local, unmounted)
@@ -86,6 +98,9 @@ impl Mount {
         }
         local.ended().await;
         tokio::task::spawn_blocking(move || local.join()).await??;
+        if let Some(locks) = locks {
+            locks.close().await;
+        }
         remote.unmounted().await;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! From `HOST:/EXPORT` to a file handle: names, port mapper, MOUNT (RFC 1813, appendix I).
 
 use crate::line::{Line, LineError, Place, Settings, Who, ask_port};
+use crate::locks::Locks;
 use crate::nfs::{Fh, Nfs};
 use crate::options::{Options, Retry};
 use anyhow::{Context, Result, anyhow, bail};
@@ -123,6 +124,37 @@ impl Mounted {
             root,
             mount,
         })
+    }
+
+    /// Locks on the server's files: its lock manager, and our services that it calls.
+    ///
+    /// # Errors
+    /// Our services cannot be started.
+    pub async fn locks(&self, options: &Options) -> Result<Locks> {
+        let place = match options.nlm_port {
+            Some(port) => Place::At((self.server, port).into()),
+            None => Place::Asked(self.server),
+        };
+        let settings = Settings {
+            name: self.target.host.clone(),
+            service: "lockd",
+            place,
+            program: (proto::nlm::PROGRAM, proto::nlm::V4),
+            proto: options.proto,
+            // As in Linux: `soft` says nothing of locks.
+            retry: Retry {
+                hard: true,
+                timeo: Duration::from_secs(10),
+                retrans: 3,
+            },
+            from: self.from,
+            machine: self.machine.clone(),
+        };
+        let address = self
+            .from
+            .or_else(|| self.nfs.line().local().map(|local| local.ip()));
+        let address = address.ok_or_else(|| anyhow!("our own address is not known"))?;
+        Locks::new(Line::new(settings), self.server, address, &self.machine).await
     }
 
     /// Tells the server that the export is no longer mounted; it need not answer.

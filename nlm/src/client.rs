@@ -80,6 +80,9 @@ pub struct Config {
     pub cancel_retries: u32,
     /// The time between two such.
     pub cancel_wait: Duration,
+    /// The number of the first owner. A server may know owners by our address and their number alone (Linux does), so two
+    /// clients of one host, of which the kernel's is one, must not use the same.
+    pub first_svid: i32,
     /// How many requests may be under way, those included that are being given up. Beyond it LOCK and TEST are
     /// refused with [`Refused::NoLocks`]; UNLOCK beyond twice as many, for a lock that cannot be given back is worse.
     pub max_requests: usize,
@@ -96,6 +99,7 @@ impl Config {
             grace_wait: Duration::from_secs(5),
             cancel_retries: 3,
             cancel_wait: Duration::from_secs(30),
+            first_svid: 0,
             max_requests: limits::CLIENT_REQUESTS,
             max_held: limits::CLIENT_HELD,
         }
@@ -196,11 +200,11 @@ impl LockClient {
         let name = config.caller_name.as_bytes();
         let caller_name = ShortBytes::from(name.get(..limits::CALLER_NAME).unwrap_or(name));
         LockClient {
+            next_svid: Some(config.first_svid),
             config,
             caller_name,
             state: 1,
             epoch: 0,
-            next_svid: Some(0),
             next_request: 0,
             next_call: 0,
             owners: Arena::new(),
@@ -529,6 +533,7 @@ impl LockClient {
             caller_name: self.caller_name.clone(),
             fh,
             oh: oh.as_slice().into(),
+            holder: self.owners.at(owner).holder,
             svid,
             range,
             kind,

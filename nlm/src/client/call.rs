@@ -1,5 +1,6 @@
 //! Calls to the server, and their replies.
 
+use crate::client;
 use crate::range::{Kind, OFFSET_MAX, Range};
 use crate::request::{Holder, Reply, Request, TestReply};
 use crate::short::ShortBytes;
@@ -38,6 +39,8 @@ pub struct Call {
     pub fh: Handle,
     /// The owner handle, `<svid>@<caller_name>` as Linux makes it (`nlmclnt_setlockargs`, fs/lockd/clntproc.c).
     pub oh: ShortBytes,
+    /// Who asks.
+    pub holder: client::Holder,
     /// The owner's number.
     pub svid: i32,
     /// Which bytes.
