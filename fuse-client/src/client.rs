@@ -192,13 +192,10 @@ impl Client {
         self.found(who, &dir, name, found).await
     }
 
-    /// GETATTR: what is believed, or what the server says once it has what was written.
+    /// GETATTR, of the server once it has what was written: the kernel asks when it no longer believes what it was told,
+    /// or has reason to doubt it (it has renamed the file, say).
     pub async fn getattr(&self, who: &Who, number: u64) -> Done<(Fattr3, Duration)> {
         let inode = self.inode(number)?;
-        let clean = inode.written.is_clean();
-        if clean && let Some(fresh) = inode.fresh() {
-            return Ok(fresh);
-        }
         inode.written.drained().await;
         let attr = self.nfs.getattr(who, &inode.fh).await.map_err(|e| e.errno())?;
         let valid = inode.update(attr, &self.options.caching);
@@ -218,8 +215,10 @@ impl Client {
             .setattr(who, &inode.fh, new)
             .await
             .map_err(|e| e.errno())?;
-        self.seen(&inode, attr);
-        self.getattr(who, number).await
+        match attr {
+            Some(attr) => Ok((attr, inode.update(attr, &self.options.caching))),
+            None => self.getattr(who, number).await,
+        }
     }
 
     /// READLINK.
