@@ -12,7 +12,10 @@
 //! lock. The answer that comes later is dropped, and what it would have given the kernel is handed back
 //! ([`Direct::forgotten`], [`Direct::released`]).
 //!
-//! What cannot be let go: FLUSH of a process that is already exiting, since the kernel interrupts no exit.
+//! What cannot be let go, seen on Linux 6.18: FLUSH of a process that is already exiting, since the kernel interrupts
+//! no exit; and who waits for a page that a READ without an answer has locked, if not killably: open(2) without
+//! FOPEN_KEEP_CACHE does (fuse_open, invalidate_inode_pages2). Readahead is a request of nobody: killing its reader
+//! sets the reader free, not the pages. So [`Direct::read`] should come to an end, be it with an error.
 //!
 //! When this process dies, by whatever, the kernel ends all calls with an error at once; the mount point then says
 //! ENOTCONN until it is unmounted. No process must inherit the descriptor (it has O_CLOEXEC).
@@ -56,7 +59,7 @@ pub const MAX_WRITE: u32 = 1 << 20;
 /// How to mount.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {
-    /// What /proc/mounts shows as the source: `host:/export`.
+    /// What /proc/mounts shows as the source: `host:/export`. Empty, which the kernel refuses, becomes `nfslab`.
     pub fsname: String,
     /// Other users than the mounter's may look in. Without, even root may not.
     pub allow_other: bool,
@@ -112,8 +115,13 @@ impl Device {
         flags.set(MsFlags::MS_NODEV, options.nodev);
         flags.set(MsFlags::MS_NOEXEC, options.noexec);
         flags.set(MsFlags::MS_NOATIME, options.noatime);
+        let fsname = if options.fsname.is_empty() {
+            "nfslab"
+        } else {
+            &options.fsname
+        };
         mount(
-            Some(options.fsname.as_str()),
+            Some(fsname),
             &point,
             Some("fuse.nfslab"),
             flags,
