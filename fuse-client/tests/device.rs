@@ -90,6 +90,7 @@ enum Event {
 struct State {
     files: HashMap<u64, Vec<u8>>,
     reads: usize,
+    largest_read: u32,
     writes: Vec<usize>,
     stuck: Vec<ReplyEntry>,
     stuck_creates: Vec<ReplyCreate>,
@@ -145,6 +146,7 @@ impl Direct for Memory {
         }
         let mut state = self.state.lock();
         state.reads += 1;
+        state.largest_read = state.largest_read.max(read.size);
         let file = &state.files[&request.nodeid];
         let from = usize::try_from(read.offset).unwrap().min(file.len());
         let to = (from + read.size as usize).min(file.len());
@@ -641,7 +643,13 @@ fn eight_mebibytes_come_through_byte_for_byte() {
     }
     assert!(got == expected);
     assert_eq!(file.read(&mut [0; 10]).unwrap(), 0);
-    assert!(lab.memory.state.lock().reads >= 8);
+    assert_eq!(lab.memory.state.lock().largest_read, 128 << 10);
+
+    lab.mounted().set_read_ahead(4096).unwrap();
+    let mut again = Vec::new();
+    open(&lab.path("data")).read_to_end(&mut again).unwrap();
+    assert!(again == expected);
+    assert_eq!(lab.memory.state.lock().largest_read, 1 << 20);
 }
 
 #[test]
