@@ -195,12 +195,13 @@ impl Device {
             mount.0.ended.clone(),
         ));
         let for_answers = relay.clone();
+        let of_requests = mount.0.clone();
         thread::Builder::new()
             .name("fuse-answers".to_owned())
             .spawn(move || for_answers.answers())?;
         thread::Builder::new()
             .name("fuse-requests".to_owned())
-            .spawn(move || relay.requests(negotiated.max_write))?;
+            .spawn(move || relay.requests(negotiated.max_write, || of_requests.abort()))?;
         Ok(Mounted {
             mount,
             negotiated,

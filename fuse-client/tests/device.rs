@@ -251,6 +251,7 @@ impl fuser::Filesystem for Memory {
     }
 
     fn lookup(&self, _req: &fuser::Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        assert_ne!(name, "panic", "a panic on purpose");
         match NAMES.iter().find(|(known, _)| *known == name) {
             Some((_, STUCK)) => {
                 self.state.lock().stuck.push(reply);
@@ -885,6 +886,20 @@ fn an_unmount_by_others_ends_it() {
     lab.mounted().unmount().unwrap();
     lab.mounted.take().unwrap().join().unwrap();
     lab.expect(&Event::Destroyed);
+}
+
+#[test]
+fn a_panic_of_the_file_system_ends_the_mount() {
+    let mut lab = Lab::new();
+    let mut waiting = Child::start("stat", &lab.path("stuck"));
+    lab.expect(&Event::Stuck);
+    assert!(lab.path("panic").metadata().is_err());
+    lab.runtime
+        .block_on(async { tokio::time::timeout(LONG, lab.mounted().ended()).await })
+        .unwrap();
+    assert_ne!(waiting.exit(LONG).unwrap().code(), Some(0));
+    assert!(!lab.is_mounted());
+    assert!(lab.mounted.take().unwrap().join().is_err());
 }
 
 #[test]
