@@ -12,7 +12,10 @@
 //! lock. The answer that comes later is dropped, and what it would have given the kernel is handed back
 //! ([`Direct::forgotten`], [`Direct::released`]).
 //!
-//! What cannot be let go: FLUSH of a process that is already exiting, since the kernel interrupts no exit.
+//! What cannot be let go, seen on Linux 6.18: FLUSH of a process that is already exiting, since the kernel interrupts
+//! no exit; and who waits for a page that a READ without an answer has locked, if not killably: open(2) without
+//! FOPEN_KEEP_CACHE does (fuse_open, invalidate_inode_pages2). Readahead is a request of nobody: killing its reader
+//! sets the reader free, not the pages. So [`Direct::read`] should come to an end, be it with an error.
 //!
 //! When this process dies, by whatever, the kernel ends all calls with an error at once; the mount point then says
 //! ENOTCONN until it is unmounted. No process must inherit the descriptor (it has O_CLOEXEC).
@@ -56,7 +59,7 @@ pub const MAX_WRITE: u32 = 1 << 20;
 /// How to mount.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {
-    /// What /proc/mounts shows as the source: `host:/export`.
+    /// What /proc/mounts shows as the source: `host:/export`. Empty, which the kernel refuses, becomes `nfslab`.
     pub fsname: String,
     /// Other users than the mounter's may look in. Without, even root may not.
     pub allow_other: bool,
@@ -112,8 +115,13 @@ impl Device {
         flags.set(MsFlags::MS_NODEV, options.nodev);
         flags.set(MsFlags::MS_NOEXEC, options.noexec);
         flags.set(MsFlags::MS_NOATIME, options.noatime);
+        let fsname = if options.fsname.is_empty() {
+            "nfslab"
+        } else {
+            &options.fsname
+        };
         mount(
-            Some(options.fsname.as_str()),
+            Some(fsname),
             &point,
             Some("fuse.nfslab"),
             flags,
@@ -187,12 +195,13 @@ impl Device {
             mount.0.ended.clone(),
         ));
         let for_answers = relay.clone();
+        let of_requests = mount.0.clone();
         thread::Builder::new()
             .name("fuse-answers".to_owned())
             .spawn(move || for_answers.answers())?;
         thread::Builder::new()
             .name("fuse-requests".to_owned())
-            .spawn(move || relay.requests(negotiated.max_write))?;
+            .spawn(move || relay.requests(negotiated.max_write, || of_requests.abort()))?;
         Ok(Mounted {
             mount,
             negotiated,
@@ -224,6 +233,19 @@ impl Mounted {
     /// To tell the kernel of changes.
     pub fn notifier(&self) -> Notifier {
         Notifier(self.mount.0.kernel.clone())
+    }
+
+    /// How far the kernel reads ahead in a file that is read in order, in KiB; 128 unless said. INIT's `max_readahead`
+    /// can only make it less, so it is said where an administrator would, in /sys/class/bdi. What one READ asks for
+    /// is still no more than `max_pages`.
+    ///
+    /// # Errors
+    ///
+    /// Without root, without /sys, and ENOENT if the mount has gone.
+    pub fn set_read_ahead(&self, kib: u32) -> io::Result<()> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let device = device_number(&mounts, self.point()).ok_or(Errno::ENOENT)?;
+        fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string())
     }
 
     /// Unmounts as umount(8) does; nothing if that has happened. Mapped pages are written first, which waits for
@@ -331,6 +353,26 @@ impl Drop for Held {
     }
 }
 
+/// The device number (`0:53`) of what is mounted on `point`, by /proc/self/mountinfo: stat(2) would ask ourselves.
+fn device_number<'a>(mountinfo: &'a str, point: &Path) -> Option<&'a str> {
+    // As the kernel writes it (proc_pid_mountinfo(5)).
+    let mut escaped = point.to_str()?.replace('\\', "\\134");
+    for (special, code) in [(' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")] {
+        escaped = escaped.replace(special, code);
+    }
+    let mut found = None;
+    for line in mountinfo.lines() {
+        let mut fields = line.split(' ');
+        if let (Some(device), Some(at)) = (fields.nth(2), fields.nth(1))
+            && at == escaped
+        {
+            // The last is on top.
+            found = Some(device);
+        }
+    }
+    found
+}
+
 /// A pair of sockets that keep messages apart as /dev/fuse does, with room for [`MESSAGE_MAX`].
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, fusers) = socketpair(
@@ -378,5 +420,20 @@ fn handshake(kernel: &Kernel, fuser: &OwnedFd) -> io::Result<Negotiated> {
     match error {
         0 => Negotiated::parse(body).map_err(unreadable),
         error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topmost_mount_of_a_point_is_found() {
+        let mountinfo = "25 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                         60 25 0:50 / /mnt/a\\040b rw,relatime shared:1 - fuse.nfslab a:/b rw\n\
+                         61 60 0:51 / /mnt/a\\040b rw,relatime - fuse.nfslab a:/b rw\n";
+        assert_eq!(device_number(mountinfo, Path::new("/mnt/a b")), Some("0:51"));
+        assert_eq!(device_number(mountinfo, Path::new("/")), Some("8:1"));
+        assert_eq!(device_number(mountinfo, Path::new("/mnt")), None);
     }
 }

@@ -79,8 +79,8 @@ impl<D: Direct> Relay<D> {
     }
 
     /// Reads requests and hands them on until the mount has ended. There is one such thread, so that an INTERRUPT is
-    /// never read before its target.
-    pub(super) fn requests(self: &Arc<Self>, max_write: u32) {
+    /// never read before its target. `abort` ends the mount if it is not the kernel that did.
+    pub(super) fn requests(self: &Arc<Self>, max_write: u32, abort: impl FnOnce()) {
         let size = max_write as usize + 4096;
         let mut buffers = Buffers::new(size);
         loop {
@@ -89,6 +89,7 @@ impl<D: Direct> Relay<D> {
                 Err(Os::ENODEV | Os::ECONNABORTED) => break,
                 Err(error) => {
                     tracing::error!(%error, "reading from /dev/fuse");
+                    abort();
                     break;
                 }
             }
