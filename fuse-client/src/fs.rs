@@ -31,6 +31,9 @@ const BLOCK: u32 = 4096;
 /// Requests of the background (readahead, written pages) that the kernel sends before it waits.
 const BACKGROUND: u16 = 64;
 
+/// How long a process that is exiting waits for what it wrote and locked.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
+
 /// An open file.
 #[derive(Clone)]
 struct Open {
@@ -184,6 +187,19 @@ impl Fs {
             |open| open.clone(),
         )
     }
+}
+
+/// Whether a thread is on its way out (PF_EXITING of <linux/sched.h> among the flags of proc_pid_stat(5)).
+fn exiting(pid: u32) -> bool {
+    const PF_EXITING: u64 = 4;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything.
+    let flags = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(6));
+    flags
+        .and_then(|flags| flags.parse::<u64>().ok())
+        .is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 fn reply_empty(reply: ReplyEmpty, done: Done<()>) {
@@ -429,16 +445,30 @@ impl fuser::Filesystem for Fs {
     }
 
     fn flush(&self, request: &Request, number: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        let exiting = exiting(request.pid());
         self.spawn(request, move |fs, _| async move {
-            let safe = fs.0.client.safe(&fs.open_as(fh.0).who, number.0).await;
-            // POSIX: closing any descriptor of a file gives up all locks of the process on it.
-            if let Some(locks) = fs.0.locks.as_ref().filter(|_| !fs.0.local_lock.posix)
-                && let Ok(inode) = fs.0.client.inode(number.0)
-            {
-                let who = fs.open_as(fh.0).who;
-                locks.release(&who, &inode.fh, owner.0, false).await;
-            }
-            reply_empty(reply, safe);
+            let who = fs.open_as(fh.0).who;
+            let given_back = fs.clone();
+            let flushed = fs.0.runtime.spawn(async move {
+                let safe = given_back.0.client.safe(&who, number.0).await;
+                // POSIX: closing any descriptor of a file gives up all locks of the process on it.
+                if let Some(locks) = given_back
+                    .0
+                    .locks
+                    .as_ref()
+                    .filter(|_| !given_back.0.local_lock.posix)
+                    && let Ok(inode) = given_back.0.client.inode(number.0)
+                {
+                    locks.release(&who, &inode.fh, owner.0, false).await;
+                }
+                safe
+            });
+            // The kernel lets nobody out of an exit. What a dead process has left behind goes on without it.
+            let done = match exiting {
+                true => tokio::time::timeout(LAST_FLUSH, flushed).await,
+                false => Ok(flushed.await),
+            };
+            reply_empty(reply, done.map_or(Ok(()), |done| done.unwrap_or(Err(Errno::EIO))));
         });
     }
 

@@ -10,6 +10,9 @@ use anyhow::{Context as _, Result, anyhow};
 use std::path::Path;
 use tokio::runtime::Handle;
 
+/// How far the kernel reads ahead, in KiB: several READs of 1 MiB side by side.
+const READ_AHEAD: u32 = 4096;
+
 /// A mounted export. Dropped, it is unmounted by force.
 pub struct Mount {
     remote: Mounted,
@@ -65,6 +68,9 @@ impl Mount {
         // It waits for the kernel, and so must not hold up the runtime.
         let started = tokio::task::spawn_blocking(move || device.start(direct, fs, runtime)).await?;
         let local = started.context("the FUSE session cannot be started")?;
+        if let Err(error) = local.set_read_ahead(READ_AHEAD) {
+            tracing::info!("reading ahead stays at the kernel's 128 KiB: {error}");
+        }
         if let Some(locks) = &locks {
             locks.notify(local.notifier());
         }
