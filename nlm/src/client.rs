@@ -316,8 +316,9 @@ impl LockClient {
     /// NLM4_DENIED.
     ///
     /// Like Linux this looks at file, range, kind and svid; whether the sender is the server is the driver's to know.
-    /// True also if it is held already, and if any part of the range is held: a server that gives a denied lock
-    /// away would give away that part too. What the owner does not want beside it is given back by
+    /// True also if it is held already, and if any part of the range is held, or may be by a LOCK under way: a server
+    /// that gives a denied lock away would give away that part too. (A denial that such a server gets late can still
+    /// take away a LOCK that overtook it: no answer to GRANTED says which LOCK it is about.) What the owner does not want beside it is given back by
     /// the UNLOCK that follows each CANCEL.
     pub fn granted(&mut self, now: Now, alock: &Nlm4Lock<'_>, exclusive: bool, fx: &mut Effects) -> bool {
         let range = Range::from_wire(alock.l_offset, alock.l_len).ok();

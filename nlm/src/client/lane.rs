@@ -269,10 +269,13 @@ impl LockClient {
             job: Job::Lock(job),
             step,
         }) = &mut lane.active
-            && job.may_be_granted(range, kind)
+            && job.range.overlaps(range)
         {
+            // Even if it is about another LOCK: what this one has got, if anything, must not be given away by a
+            // denial of that.
             awaited = true;
             match step {
+                _ if !job.may_be_granted(range, kind) => {}
                 Step::Call { .. } if !job.doubtful && !job.granted => {
                     job.granted = true;
                     self.is_granted(now, key, job, fx);

@@ -382,10 +382,15 @@ fn granted_for_what_nobody_waits_for_is_denied_and_leaves_nothing() {
     assert!(!d.granted(0, r(0, 9), true));
     d.is_over();
     d.lock(1, r(0, 9), true, true);
+    assert!(!d.granted(0, r(10, 19), true));
+    assert!(!d.granted(1, r(0, 9), true));
+    assert!(
+        d.granted(0, r(0, 8), true),
+        "a denial could take away what the LOCK under way has got"
+    );
+    d.only("LOCKW 0 X 0..=9", BLOCKED);
     assert!(!d.granted(0, r(0, 8), true));
     assert!(!d.granted(0, r(0, 9), false));
-    assert!(!d.granted(1, r(0, 9), true));
-    d.only("LOCKW 0 X 0..=9", BLOCKED);
     assert!(!d.granted(0, r(1, 9), true));
 }
 
