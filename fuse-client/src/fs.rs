@@ -189,17 +189,12 @@ impl Fs {
     }
 }
 
-/// Whether a thread is on its way out (PF_EXITING of <linux/sched.h> among the flags of proc_pid_stat(5)).
+/// Whether a process is on its way out: it has given up its memory, of which proc_pid_status(5) then says nothing. A
+/// flag in /proc/PID/stat says so, too, but reading that waits for a process that is in execve(2), and that one may be
+/// waiting for us: what it closes on exec, it closes there.
 fn exiting(pid: u32) -> bool {
-    const PF_EXITING: u64 = 4;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold anything.
-    let flags = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.split(' ').nth(6));
-    flags
-        .and_then(|flags| flags.parse::<u64>().ok())
-        .is_some_and(|flags| flags & PF_EXITING != 0)
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    status.is_ok_and(|status| !status.lines().any(|line| line.starts_with("VmSize:")))
 }
 
 fn reply_empty(reply: ReplyEmpty, done: Done<()>) {
