@@ -93,7 +93,7 @@ impl Bench {
         Bench {
             mount: None,
             server,
-            ports: format!("port={nfs},mountport={mount},nlmport={nlm},nsmport={nsm}"),
+            ports: format!("port={nfs},mountport={mount},nlmport={nlm}"),
             listen: format!("portmap={portmap},nfs={nfs},mount={mount},nlm={nlm},nsm={nsm}"),
             serve,
             dir,

@@ -14,6 +14,7 @@ mod shell;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Exit codes, the same for every command.
@@ -121,6 +122,7 @@ pub fn main() -> ExitCode {
             tracing_subscriber::EnvFilter::try_from_env("NFSLAB_LOG")
                 .unwrap_or_else(|_| "warn,fuser=error".into()),
         )
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let done = match cli.command {

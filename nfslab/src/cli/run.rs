@@ -9,7 +9,7 @@ use super::serve::read_journal;
 use super::{Done, Exit, OrExit, Output, Stop, Stopped, runtime};
 use crate::scenario::file::Scenario;
 use crate::scenario::report::{self, Full, Verdict, Wanted};
-use crate::scenario::run::{Setting, Store, run};
+use crate::scenario::run::{Clients, Kernels, Setting, Store, run};
 use crate::scenario::timeline::Timeline;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
@@ -27,14 +27,18 @@ use vm::{Cache, Extras, Progress, Userland};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  nfslab run scenarios/frozen-processes.toml\n  \
                         nfslab run --kernel 6.12 --pcap frozen.pcapng scenarios/frozen-processes.toml\n  \
+                        nfslab run --client fuse scenarios/two-clients.toml   (without QEMU, on `nfslab mount`)\n  \
                         nfslab run --store dir scenarios/suites/git.toml   (the same on a real directory, as root)\n  \
                         nfslab run --report junit=report.xml scenarios/*.toml")]
 pub struct Run {
     /// Scenario files.
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
+    /// What the clients are: real kernels in guests, or the FUSE client on this machine's kernel (as root; needs no QEMU).
+    #[arg(long, value_enum, default_value_t)]
+    client: ClientKind,
     /// Boot this series in every guest, whatever the scenario says.
-    #[arg(long, value_name = "SERIES")]
+    #[arg(long, value_name = "SERIES", conflicts_with = "client")]
     kernel: Option<Series>,
     /// Give a variable of the scenarios another value. Repeatable.
     #[arg(long = "set", value_name = "NAME=VALUE")]
@@ -60,6 +64,16 @@ pub struct Run {
     /// Keep consoles and timelines in this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+/// What mounts the exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum ClientKind {
+    /// Real kernels, as the scenario says.
+    #[default]
+    Kernel,
+    /// `nfslab mount`.
+    Fuse,
 }
 
 /// Shows long work: a moving line on a terminal, one line for each step elsewhere.
@@ -131,7 +145,7 @@ impl Run {
         }
         let verdicts = match scenarios.as_slice() {
             [scenario] => vec![self.one(scenario, output)?],
-            _ => self.several(output)?,
+            several => self.several(several, output)?,
         };
         for report in &self.report {
             report.write(&verdicts).or_exit(Exit::Broken)?;
@@ -159,28 +173,23 @@ impl Run {
 
     /// Runs one scenario in this process.
     fn one(&self, scenario: &Scenario, output: Output) -> Result<Verdict, Stopped> {
-        let cache = Cache::open().or_exit(Exit::Broken)?;
-        let series = match self.kernel {
-            Some(series) => vec![series],
-            None => {
-                let parse = |c: &crate::scenario::file::Client| c.kernel.parse::<Series>();
-                scenario
-                    .clients
-                    .iter()
-                    .map(parse)
-                    .collect::<Result<_, _>>()
-                    .or_exit(Exit::Usage)?
+        let clients = match self.client {
+            ClientKind::Kernel => Clients::Kernels(self.kernels(scenario)?),
+            ClientKind::Fuse => {
+                if let Some(why) = scenario.needs_kernel() {
+                    return Err(anyhow!(
+                        "\"{}\" needs the kernel's NFS client: {why}",
+                        scenario.title
+                    ))
+                    .or_exit(Exit::Skipped);
+                }
+                Clients::Fuse
             }
         };
-        let extras = scenario.extras().or_exit(Exit::Skipped)?;
-        let (userland, kernels) = prepare(&cache, series, &extras).or_exit(Exit::Skipped)?;
         let namespace = vm::net::enter_namespace().or_exit(Exit::Skipped)?;
         let setting = Setting {
             namespace,
-            cache,
-            userland,
-            kernels,
-            kernel: self.kernel.map(|series| series.to_string()),
+            clients,
             seed: self.seed,
             store: self.store,
             journal: self.journal.clone(),
@@ -220,11 +229,46 @@ impl Run {
         Ok(verdict)
     }
 
+    /// Brings what the guests of a scenario need into the cache.
+    fn kernels(&self, scenario: &Scenario) -> Result<Kernels, Stopped> {
+        let cache = Cache::open().or_exit(Exit::Broken)?;
+        let series = match self.kernel {
+            Some(series) => vec![series],
+            None => {
+                let parse = |c: &crate::scenario::file::Client| c.kernel.parse::<Series>();
+                scenario
+                    .clients
+                    .iter()
+                    .map(parse)
+                    .collect::<Result<_, _>>()
+                    .or_exit(Exit::Usage)?
+            }
+        };
+        let extras = scenario.extras().or_exit(Exit::Skipped)?;
+        let (userland, kernels) = prepare(&cache, series, &extras).or_exit(Exit::Skipped)?;
+        Ok(Kernels {
+            cache,
+            userland,
+            kernels,
+            kernel: self.kernel.map(|series| series.to_string()),
+        })
+    }
+
     /// Runs each scenario in a process of its own: a namespace holds one server.
-    fn several(&self, output: Output) -> Result<Vec<Verdict>, Stopped> {
+    fn several(&self, scenarios: &[Scenario], output: Output) -> Result<Vec<Verdict>, Stopped> {
         let folder = tempfile::tempdir().or_exit(Exit::Broken)?;
         let mut verdicts = Vec::new();
-        for (n, path) in self.scenarios.iter().enumerate() {
+        for (n, (path, scenario)) in self.scenarios.iter().zip(scenarios).enumerate() {
+            if let Some(why) = scenario
+                .needs_kernel()
+                .filter(|_| self.client == ClientKind::Fuse)
+            {
+                eprintln!(
+                    "left out, since it needs the kernel's NFS client: {} ({why})",
+                    scenario.title
+                );
+                continue;
+            }
             verdicts.push(self.child(path, &folder.path().join(format!("{n}.json")), output)?);
         }
         Ok(verdicts)
@@ -240,6 +284,9 @@ impl Run {
         command.arg("--report").arg(format!("json={}", report.display()));
         if let Some(kernel) = &self.kernel {
             command.arg(format!("--kernel={kernel}"));
+        }
+        if self.client == ClientKind::Fuse {
+            command.args(["--client", "fuse"]);
         }
         if self.store == Store::Dir {
             command.args(["--store", "dir"]);
