@@ -421,7 +421,7 @@ pub struct Processes {
     /// The state letter: R, S, D, Z, T.
     pub state: char,
     /// A function that must be on the kernel stack; several with `|` between them: one of them, since kernels rename
-    /// theirs. On the FUSE client whoever waits does so in `request_wait_answer`, in S or D.
+    /// theirs. On the FUSE client whoever waits does so in `request_wait_answer`, in S or D, for a lock in `fuse_setlk`.
     pub stack: Option<String>,
 }
 

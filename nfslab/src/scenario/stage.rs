@@ -528,13 +528,15 @@ impl Stage<'_> {
 impl Processes {
     /// Those that are as wanted, one for each label.
     ///
-    /// To the kernel, whoever waits for the FUSE client waits for an answer, whatever it is about: interruptible until
-    /// there is a signal, and from then on killable. So there S and D say nothing, nor does a function of lockd's.
+    /// To the kernel, whoever waits for the FUSE client waits for an answer: interruptible until there is a signal, and
+    /// from then on killable. So there S and D say nothing, and of the functions of lockd only that it is about a lock.
     fn select(&self, all: &[Process], on_fuse: bool) -> BTreeMap<String, Process> {
         let waits = matches!(self.state, 'S' | 'D');
         let as_wanted = |p: &&Process| {
             let there = match &self.stack {
-                Some(_) if on_fuse && waits => p.is_in("request_wait_answer"),
+                Some(any) if on_fuse && waits => {
+                    p.is_in("request_wait_answer") && (!any.contains("nlmclnt") || p.is_in("fuse_setlk"))
+                }
                 Some(any) => any.split('|').any(|function| p.is_in(function)),
                 None => true,
             };
