@@ -46,6 +46,9 @@ pub enum LineError {
     /// Not answered within `timeo` and `retrans`, on a soft mount.
     #[error("no answer from {0}")]
     TimedOut(String),
+    /// No connection can be made, on a line that does not try again.
+    #[error("{0} cannot be reached: {1}")]
+    Unreachable(String, io::Error),
     /// The RPC layer of the server refused it.
     #[error("refused: {0}")]
     Refused(#[from] RpcError),
@@ -81,6 +84,8 @@ pub struct Settings {
     pub proto: Proto,
     /// When a call is repeated or given up.
     pub retry: Retry,
+    /// A connection that cannot be made is an error at once, because a person waits for it.
+    pub once: bool,
     /// Our address, where it matters.
     pub from: Option<IpAddr>,
     /// Our name, for AUTH_SYS.
@@ -254,6 +259,17 @@ impl Shared {
         calls.closed = true;
         calls.waiting.clear();
         calls.unsent.clear();
+    }
+
+    /// Ends every call under way: there is no connection.
+    fn unreachable(&self, error: &io::Error) {
+        let mut calls = self.calls.lock();
+        for (_, waiting) in std::mem::take(&mut calls.waiting) {
+            let error = io::Error::new(error.kind(), error.to_string());
+            let _ = waiting
+                .reply
+                .send(Err(LineError::Unreachable(self.settings.name.clone(), error)));
+        }
     }
 
     /// Gives a message to the call that it answers; anything else is nobody's and is dropped.
@@ -506,6 +522,7 @@ async fn drive(shared: Arc<Shared>) {
                         pause = FIRST_PAUSE;
                     }
                 }
+                Err(error) if shared.settings.once => shared.unreachable(&error),
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
                         let Settings { service, name, .. } = &shared.settings;

@@ -102,6 +102,7 @@ impl Mounted {
             program,
             proto: options.proto,
             retry,
+            once: retry == IMPATIENT,
             from,
             machine: machine.clone(),
         };
@@ -147,6 +148,7 @@ impl Mounted {
                 timeo: Duration::from_secs(10),
                 retrans: 3,
             },
+            once: false,
             from: self.from,
             machine: self.machine.clone(),
         };
