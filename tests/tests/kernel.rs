@@ -83,11 +83,14 @@ fn the_personalities_differ_as_measured() {
     Run::of("statd-hung-linux-6.1", &[]).check();
 }
 
-/// The short of it; `make suites` runs all suites, and for longer.
+/// The short of those that are Debian packages; `make suites` runs all, and for longer.
 #[test]
 fn suites_of_others_pass() {
     for store in ["--store=mem", "--store=dir"] {
         Run::of("suites/git", &[store, "--set=files=20", "--set=commits=2"]).check_without_locks();
+        Run::of("suites/fio", &[store, "--set=size=1m"]).check_without_locks();
+        Run::of("suites/dbench", &[store, "--set=seconds=2"]).check_without_locks();
+        Run::of("suites/tree", &[store, "--set=files=50"]).check_without_locks();
         Run::of("suites/sqlite", &[store, "--set=transactions=20"]).check();
         let stressors = "--set=stressors=flock fcntl dir rename";
         Run::of("suites/stress-ng", &[store, "--set=seconds=1", stressors]).check();
