@@ -329,10 +329,15 @@ impl FromStr for Rule {
         for pair in &pairs {
             insert(&mut rule, pair)?;
         }
-        // The second line of the error names the key.
-        Rule::deserialize(rule)
-            .map_err(|error| error.to_string().trim_end().replace('\n', ", "))?
-            .checked()
+        // The error names the key on a line of its own.
+        let failed = |error: toml::de::Error| {
+            let text = error.to_string();
+            match text.trim_end().rsplit_once("\nin `") {
+                Some((what, key)) => format!("{}: {what}", key.trim_end_matches('`')),
+                None => text,
+            }
+        };
+        Rule::deserialize(rule).map_err(failed)?.checked()
     }
 }
 

@@ -34,7 +34,7 @@ fn what_is_wrong_in_a_line_is_named() {
     );
     assert!(error("nlm.lock color=red -> drop").contains("exclusive"));
     assert!(
-        error("nlm.lock nth=two -> drop").contains("invalid type"),
+        error("nlm.lock nth=two -> drop").starts_with("when.nth: invalid type"),
         "{}",
         error("nlm.lock nth=two -> drop")
     );
