@@ -48,4 +48,5 @@ pub use guest::{Booted, EventKind, Events, Guest, GuestConfig, GuestEvent, Termi
 pub use kernels::{Kernel, Series};
 pub use progress::{Progress, Silent, Stderr};
 pub use protocol::{Fixture, Mount, Output, Process, Status, Stream};
+pub use qemu::dies_with_us;
 pub use userland::{ExtraPackage, Extras, HostFile, Userland};

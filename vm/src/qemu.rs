@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::Signal;
 use shared_child::SharedChild;
 use tokio::sync::oneshot;
 
@@ -209,7 +210,7 @@ pub(crate) fn start(name: &str, machine: Machine) -> Result<Running> {
         action: "handing descriptors to QEMU".into(),
         cause: io::Error::other(e.to_string()),
     })?;
-    die_with_us(&mut command);
+    dies_with_us(&mut command, Signal::SIGKILL);
     let (child, ended) = watch(name, command, complaints)?;
     Ok(Running {
         child,
@@ -259,12 +260,13 @@ fn watch(
     Ok((child.context(|| "starting QEMU".into())?, ended))
 }
 
-fn die_with_us(command: &mut Command) {
+/// Has the kernel send the child a signal when the thread that starts it ends.
+pub fn dies_with_us(command: &mut Command, signal: Signal) {
     let us = std::process::id();
     let prepare = move || {
         // SAFETY: two plain system calls, allowed between fork and exec.
         unsafe {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_int) < 0 {
                 return Err(io::Error::last_os_error());
             }
             // We may have died before the call.
