@@ -151,38 +151,57 @@ fn two_runs_with_the_same_seed_decide_the_same_and_one_is_replayed() {
 
 #[test]
 fn an_interrupted_run_leaves_nothing_behind() {
+    interrupted("-INT", &["frozen-processes"], Some(99));
+}
+
+/// Several scenarios run in a process each: whoever ends the first process means them too.
+#[test]
+fn an_interrupted_run_of_several_leaves_nothing_behind() {
+    for (signal, code) in [("-INT", Some(99)), ("-TERM", Some(99)), ("-KILL", None)] {
+        interrupted(signal, &["frozen-processes", "two-clients"], code);
+    }
+}
+
+fn interrupted(signal: &str, scenarios: &[&str], code: Option<i32>) {
     let folder = tempfile::tempdir().unwrap();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let out = folder.path().join("out");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let (out, temporary) = (folder.path().join("out"), folder.path().join("tmp"));
+    std::fs::create_dir(&temporary).unwrap();
     let mut child = Command::new(nfslab_binary())
         .arg("run")
-        .arg(root.join("scenarios/frozen-processes.toml"))
-        .arg("--out")
+        .args(scenarios.iter().map(|name| root.join(format!("{name}.toml"))))
+        .args(["--store", "dir", "--out"])
         .arg(&out)
+        .env("TMPDIR", &temporary)
         .process_group(0)
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    // The console log appears when the guest is switched on.
+    // The console log appears when the guest is switched on; of several scenarios each has a folder.
+    let console = match scenarios {
+        [_] => out.join("web1.console.log"),
+        [first, ..] => out.join(first).join("web1.console.log"),
+        [] => unreachable!("no scenario"),
+    };
     let deadline = Instant::now() + Duration::from_secs(120);
-    while !out.join("web1.console.log").exists() {
+    while !console.exists() {
         assert!(Instant::now() < deadline, "no guest was started");
         std::thread::yield_now();
     }
-    let pid = i32::try_from(child.id()).unwrap();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let pid = child.id();
+    let killed = Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(killed.unwrap().success());
     let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(99), "an interrupted run has no verdict");
+    assert_eq!(status.code(), code, "an interrupted run has no verdict");
     let run = Run {
         folder,
         status,
-        group: pid.unsigned_abs(),
+        group: pid,
     };
     run.check_nothing_left();
+    // Nobody can clean up after a process that is killed.
+    if code.is_some() {
+        let left: Vec<_> = std::fs::read_dir(temporary).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::Signal;
 use shared_child::SharedChild;
 use tokio::sync::oneshot;
 
@@ -98,7 +99,7 @@ pub(crate) fn start(
         action: format!("handing descriptors to {what}"),
         cause: io::Error::other(e.to_string()),
     })?;
-    die_with(&mut command);
+    dies_with_us(&mut command, Signal::SIGKILL);
     let (child, ended) = watch(name, what, command, complaints)?;
     Ok(Running {
         child,
@@ -149,13 +150,13 @@ fn watch(
     Ok((child.context(|| format!("starting {what}"))?, ended))
 }
 
-/// Has the child killed when we are.
-pub(crate) fn die_with(command: &mut Command) {
+/// Has the kernel send the child a signal when the thread that starts it ends.
+pub fn dies_with_us(command: &mut Command, signal: Signal) {
     let us = std::process::id();
     let prepare = move || {
         // SAFETY: two plain system calls, allowed between fork and exec.
         unsafe {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_int) < 0 {
                 return Err(io::Error::last_os_error());
             }
             // We may have died before the call. (0: we are outside of its namespace of processes.)

@@ -46,6 +46,7 @@ mod vmlinux;
 pub use accel::Accel;
 pub use apt::Mirror;
 pub use cache::Cache;
+pub use child::dies_with_us;
 pub use error::{Error, Result};
 pub use guest::{Booted, EventKind, Events, FuseConfig, Guest, GuestConfig, GuestEvent, Terminal};
 pub use kernels::{Kernel, Series};

@@ -14,10 +14,12 @@ use crate::scenario::timeline::Timeline;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 use vm::kernels::{self, Kernel, Series};
@@ -38,7 +40,7 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t)]
     client: ClientKind,
     /// Boot this series in every guest, whatever the scenario says.
-    #[arg(long, value_name = "SERIES", conflicts_with = "client")]
+    #[arg(long, value_name = "SERIES")]
     kernel: Option<Series>,
     /// Give a variable of the scenarios another value. Repeatable.
     #[arg(long = "set", value_name = "NAME=VALUE")]
@@ -127,6 +129,12 @@ pub fn prepare(
 
 impl Run {
     pub fn main(self, output: Output) -> Done {
+        if self.client == ClientKind::Fuse && self.kernel.is_some() {
+            return Err(anyhow!(
+                "--kernel is for --client kernel: the FUSE client runs on this machine's"
+            ))
+            .or_exit(Exit::Usage);
+        }
         let read = |path: &PathBuf| {
             let mut scenario = Scenario::read(path)?;
             self.variables.iter().try_for_each(|text| scenario.set(text))?;
@@ -256,25 +264,35 @@ impl Run {
 
     /// Runs each scenario in a process of its own: a namespace holds one server.
     fn several(&self, scenarios: &[Scenario], output: Output) -> Result<Vec<Verdict>, Stopped> {
-        let folder = tempfile::tempdir().or_exit(Exit::Broken)?;
-        let mut verdicts = Vec::new();
-        for (n, (path, scenario)) in self.scenarios.iter().zip(scenarios).enumerate() {
-            if let Some(why) = scenario
-                .needs_kernel()
-                .filter(|_| self.client == ClientKind::Fuse)
-            {
-                eprintln!(
-                    "left out, since it needs the kernel's NFS client: {} ({why})",
-                    scenario.title
-                );
-                continue;
+        // On this thread: the children end with the thread that starts them.
+        let runtime = runtime()?;
+        runtime.block_on(async {
+            let mut stop = Stop::listen()?;
+            let folder = tempfile::tempdir().or_exit(Exit::Broken)?;
+            let mut verdicts = Vec::new();
+            for (n, (path, scenario)) in self.scenarios.iter().zip(scenarios).enumerate() {
+                if let Some(why) = scenario
+                    .needs_kernel()
+                    .filter(|_| self.client == ClientKind::Fuse)
+                {
+                    let title = &scenario.title;
+                    eprintln!("left out, since it needs the kernel's NFS client: {title} ({why})");
+                    continue;
+                }
+                let report = folder.path().join(format!("{n}.json"));
+                verdicts.push(self.child(path, &report, output, &mut stop).await?);
             }
-            verdicts.push(self.child(path, &folder.path().join(format!("{n}.json")), output)?);
-        }
-        Ok(verdicts)
+            Ok(verdicts)
+        })
     }
 
-    fn child(&self, scenario: &Path, report: &Path, output: Output) -> Result<Verdict, Stopped> {
+    async fn child(
+        &self,
+        scenario: &Path,
+        report: &Path,
+        output: Output,
+        stop: &mut Stop,
+    ) -> Result<Verdict, Stopped> {
         let name = scenario.file_stem().unwrap_or_default();
         let mut command = Command::new(std::env::current_exe().or_exit(Exit::Broken)?);
         command
@@ -311,7 +329,7 @@ impl Run {
                 .args(["--output", "json"])
                 .stdout(std::process::Stdio::null());
         }
-        let status = command.status().or_exit(Exit::Broken)?;
+        let status = until_told(command, stop).await.or_exit(Exit::Broken)?;
         match status.code() {
             Some(0 | 1) => {}
             Some(77) => return Err(anyhow!("{} was skipped", scenario.display())).or_exit(Exit::Skipped),
@@ -320,6 +338,22 @@ impl Run {
         let mut verdicts = report::read(report).or_exit(Exit::Broken)?;
         Ok(verdicts.remove(0))
     }
+}
+
+/// Runs a command to its end. If we are told to stop, it is told as well, and gets the time to clean up.
+async fn until_told(mut command: Command, stop: &mut Stop) -> Result<ExitStatus> {
+    vm::dies_with_us(&mut command, Signal::SIGTERM);
+    let mut child = tokio::process::Command::from(command).spawn()?;
+    tokio::select! {
+        status = child.wait() => return Ok(status?),
+        () = stop.told() => {}
+    }
+    if let Some(pid) = child.id() {
+        // It may have ended by itself meanwhile.
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
+    }
+    child.wait().await?;
+    Err(anyhow!("interrupted: no verdict"))
 }
 
 /// `frozen.pcapng` becomes `frozen-NAME.pcapng`: one capture for each scenario.

@@ -755,7 +755,11 @@ mod tests {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.extension().is_some_and(|e| e == "toml") {
-                    Scenario::read(&path).unwrap();
+                    let scenario = Scenario::read(&path).unwrap();
+                    let told = [&scenario.find, &scenario.mend].map(|text| !text.trim().is_empty());
+                    let shows = scenario.steps.iter().any(|step| step.shows.is_some());
+                    let complete = told == [true, true] && shows;
+                    assert!(scenario.row.is_none() || complete, "{}", path.display());
                     seen += 1;
                 }
             }

@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 
 use super::children::each_line;
 use super::{Agent, MARKER, uptime_ms};
-use crate::child::{LINK_FD, die_with};
+use crate::child::{LINK_FD, dies_with_us};
 use crate::protocol::{Message, Mount, Setup};
 
 /// Set for the process that is to enter the namespaces.
@@ -110,7 +111,7 @@ fn enter() -> io::Result<()> {
 fn process_one() -> io::Result<i32> {
     let mut command = Command::new(PROGRAM);
     command.env_remove(ENTER).env(MARKER, HERE).stdin(Stdio::null());
-    die_with(&mut command);
+    dies_with_us(&mut command, Signal::SIGKILL);
     let status = command.spawn()?.wait()?;
     Ok(status.code().unwrap_or(1))
 }
