@@ -83,18 +83,35 @@ fn the_personalities_differ_as_measured() {
     Run::of("statd-hung-linux-6.1", &[]).check();
 }
 
-/// The short of those that are Debian packages; `make suites` runs all, and for longer.
+/// The short of it; `make suites` runs them for longer. pjdfstest takes minutes, so it is run on one store here.
 #[test]
 fn suites_of_others_pass() {
+    const SHORT: &[(&str, &[&str])] = &[
+        (
+            "fsx",
+            &[
+                "--set=operations=1000",
+                "--set=small_operations=1000",
+                "--set=seeds=1",
+            ],
+        ),
+        ("tree", &["--set=files=50"]),
+        (
+            "stress-ng",
+            &["--set=seconds=1", "--set=stressors=flock fcntl dir rename"],
+        ),
+        ("git", &["--set=files=20", "--set=commits=2"]),
+        ("fio", &["--set=size=1m"]),
+        ("dbench", &["--set=seconds=2"]),
+        ("sqlite", &["--set=transactions=20"]),
+    ];
+    let mut runs = vec![("suites/pjdfstest".to_owned(), vec!["--store=mem"])];
     for store in ["--store=mem", "--store=dir"] {
-        Run::of("suites/git", &[store, "--set=files=20", "--set=commits=2"]).check_without_locks();
-        Run::of("suites/fio", &[store, "--set=size=1m"]).check_without_locks();
-        Run::of("suites/dbench", &[store, "--set=seconds=2"]).check_without_locks();
-        Run::of("suites/tree", &[store, "--set=files=50"]).check_without_locks();
-        Run::of("suites/sqlite", &[store, "--set=transactions=20"]).check();
-        let stressors = "--set=stressors=flock fcntl dir rename";
-        Run::of("suites/stress-ng", &[store, "--set=seconds=1", stressors]).check();
+        let of_store =
+            |(name, short): &(&str, &[&'static str])| (format!("suites/{name}"), [&[store], *short].concat());
+        runs.extend(SHORT.iter().map(of_store));
     }
+    run_all(runs, cores());
 }
 
 #[test]
@@ -105,6 +122,11 @@ fn rpcinfo_and_showmount_print_what_there_is() {
 #[test]
 fn a_client_that_is_no_kernel_sees_the_same() {
     Run::of("libnfs-tools", &[]).check_without_locks();
+}
+
+/// A guest has one processor.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Scenarios that have a test of their own above.
@@ -127,8 +149,7 @@ const TOLD_APART: [&str; 11] = [
 fn every_symptom_is_seen() {
     let mut names = scenarios();
     names.retain(|name| !TOLD_APART.contains(&name.as_str()));
-    let at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    run_all(names, &[], at_once);
+    run_all(names.into_iter().map(|name| (name, vec![])).collect(), cores());
 }
 
 #[test]

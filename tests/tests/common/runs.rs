@@ -153,21 +153,23 @@ pub fn scenarios() -> Vec<String> {
     names
 }
 
-/// Runs several at a time, since most of their time is waiting, and checks each. What a failed one has printed is shown.
-pub fn run_all(names: Vec<String>, more: &[&str], at_once: usize) {
-    let (todo, failed) = (Mutex::new(names.into_iter()), Mutex::new(Vec::new()));
+/// Runs scenarios, each with further arguments, several at a time, since most of their time is waiting, and checks each.
+/// What a failed one has printed is shown.
+pub fn run_all(runs: Vec<(String, Vec<&str>)>, at_once: usize) {
+    let (todo, failed) = (Mutex::new(runs.into_iter()), Mutex::new(Vec::new()));
     let next = || todo.lock().unwrap().next();
     let work = || {
-        while let Some(name) = next() {
+        while let Some((name, more)) = next() {
             let started = Instant::now();
             let output = tempfile::NamedTempFile::new().unwrap();
-            let run = Run::quiet(&name, more, output.path());
+            let run = Run::quiet(&name, &more, output.path());
             let seconds = started.elapsed().as_secs();
             let passed = std::panic::catch_unwind(|| run.check_without_locks()).is_ok();
-            println!("{} {name}, {seconds} s", if passed { "ok    " } else { "FAILED" });
+            let told = [&[name.as_str()], more.as_slice()].concat().join(" ");
+            println!("{} {told}, {seconds} s", if passed { "ok    " } else { "FAILED" });
             if !passed {
                 println!("{}", std::fs::read_to_string(output.path()).unwrap());
-                failed.lock().unwrap().push(name);
+                failed.lock().unwrap().push(told);
             }
         }
     };
