@@ -40,6 +40,8 @@ pub struct Plan {
     pub at: Point,
     /// The rule's name; none if it is a service's condition.
     pub rule: Option<String>,
+    /// When the rule is over (its `ttl`): what it has waited for until then waits no longer.
+    pub until: Option<Duration>,
 }
 
 /// What was decided about a call that some rule means.
@@ -226,9 +228,12 @@ impl Active {
     }
 
     fn is_over(&self, rule: &Rule, now: Duration) -> bool {
-        rule.until
-            .ttl
-            .is_some_and(|ttl| now >= self.since.saturating_add(ttl.0))
+        self.end_of(rule).is_some_and(|end| now >= end)
+    }
+
+    /// When the time to live of a rule ends.
+    fn end_of(&self, rule: &Rule) -> Option<Duration> {
+        rule.until.ttl.map(|ttl| self.since.saturating_add(ttl.0))
     }
 
     /// Whether chance chooses the n-th call of a client.
@@ -317,6 +322,7 @@ impl State {
                 action: rule.deed.action.clone(),
                 at: rule.at(),
                 rule: Some(rule.name.clone()),
+                until: active.end_of(rule),
             });
         }
         decision

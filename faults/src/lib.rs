@@ -87,6 +87,7 @@ impl Faults {
             action,
             at,
             rule: None,
+            until: None,
         })
     }
 

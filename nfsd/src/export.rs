@@ -292,6 +292,12 @@ impl Exports {
         self.handles.renew();
     }
 
+    /// The same if the epoch with this number, as [`expire_handles`](Self::expire_handles) returned it, goes on still.
+    /// Whether it did.
+    pub fn renew_handles_after(&self, epoch: u32) -> bool {
+        self.handles.renew_after(epoch)
+    }
+
     /// The handle of what is at a path such as `/lab/d/f`, looked up as root.
     ///
     /// # Errors

@@ -175,6 +175,16 @@ impl Handles {
         let _ = self.epochs.fetch_update(Relaxed, Relaxed, first);
     }
 
+    /// The same if that epoch goes on still: false if there was another [`expire`](Self::expire) or a
+    /// [`renew`](Self::renew) meanwhile.
+    pub fn renew_after(&self, epoch: u32) -> bool {
+        let first = |both: u64| {
+            let Epochs { now, last } = both.into();
+            (now == epoch).then(|| Epochs { now: 0, last }.into())
+        };
+        self.epochs.fetch_update(Relaxed, Relaxed, first).is_ok()
+    }
+
     fn epochs(&self) -> Epochs {
         self.epochs.load(Relaxed).into()
     }
@@ -313,6 +323,12 @@ mod tests {
             "a restart of the server changes nothing"
         );
         assert_eq!(handles.expire(), 2, "an epoch does not come again");
+        assert!(!handles.renew_after(1), "another has begun");
+        assert_eq!(handles.open(first.as_bytes()), STALE);
+        assert!(handles.renew_after(2));
+        assert_eq!(handles.open(first.as_bytes()), Ok((3, file)));
+        assert!(!handles.renew_after(2), "it has ended");
+        assert_eq!(handles.expire(), 3);
         assert_eq!(handles.open(second.as_bytes()), STALE);
         let mut changed = second.as_bytes().to_vec();
         changed[5] ^= 1;

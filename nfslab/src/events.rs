@@ -176,6 +176,16 @@ pub enum What {
         /// Where on the call's way.
         at: &'static str,
     },
+    /// The time to live of the rule is over for which a call waited: the call goes on.
+    LetGo {
+        /// The client.
+        #[schema(value_type = String)]
+        peer: IpAddr,
+        /// The rule's name.
+        rule: String,
+        /// The call, in words.
+        call: String,
+    },
     /// The rules in force were replaced.
     Rules {
         /// How many there are now.
@@ -243,6 +253,9 @@ impl Event {
                 true => format!("FAULT at {at}: {action}: {call}"),
                 false => format!("FAULT \"{rule}\" at {at}: {action}: {call}"),
             },
+            What::LetGo { rule, call, .. } => {
+                format!("the time of the rule \"{rule}\" is over, and what waited goes on: {call}")
+            }
             What::Rules { rules: 0 } => "no rules are in force".to_owned(),
             What::Rules { rules: 1 } => "1 rule is in force".to_owned(),
             What::Rules { rules } => format!("{rules} rules are in force"),
@@ -257,7 +270,8 @@ impl Event {
             What::Call { peer, .. }
             | What::Reply { peer, .. }
             | What::Callback { peer, .. }
-            | What::Rule { peer, .. } => Some(*peer),
+            | What::Rule { peer, .. }
+            | What::LetGo { peer, .. } => Some(*peer),
             What::Lockd { peer, .. } => *peer,
             _ => None,
         }
@@ -278,6 +292,7 @@ impl Event {
             }
             What::Callback { procedure, .. } => names.push(format!("callback/{procedure}")),
             What::Service { service, .. } => names.push(format!("service/{service}")),
+            What::LetGo { rule, .. } => names.push(format!("let-go/{rule}")),
             _ => {}
         }
         names.push(kind);
@@ -297,6 +312,7 @@ impl Event {
             What::Node { step, .. } => format!("node/{step}"),
             What::Unlogged { .. } => "unlogged".to_owned(),
             What::Rule { rule, .. } => format!("rule/{rule}"),
+            What::LetGo { .. } => "let-go".to_owned(),
             What::Rules { .. } => "rules".to_owned(),
             What::Differs { .. } => "differs".to_owned(),
             What::Reset => "reset".to_owned(),

@@ -309,6 +309,11 @@ pub enum Event {
         /// What.
         what: What,
     },
+    /// The time of a lock that nobody holds is over: it is free.
+    OrphanGone {
+        /// The number of its owner.
+        svid: i32,
+    },
     /// So many locks that conflict are to be granted.
     DoubleGrantsDue {
         /// On which file.
@@ -470,6 +475,7 @@ impl fmt::Display for Event {
                 )
             }
             Event::Orphaned { what } => write!(f, "{what} is held by nobody who lives, from now on"),
+            Event::OrphanGone { svid } => write!(f, "the lock of orphan owner {svid} is over: it is free"),
             Event::DoubleGrantsDue { fh, count: 0 } => {
                 write!(f, "no more than one is granted a lock on file {fh} at a time")
             }

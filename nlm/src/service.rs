@@ -59,6 +59,7 @@ mod view;
 mod worker;
 
 pub use breaking::{IsFile, LockSelector};
+use faulty::DoubleGrants;
 pub use faulty::{NotLeaked, ORPHAN, is_orphan};
 pub use graph::{WaitEdge, WaitFor};
 pub use view::{HolderView, LockView, PeerView, WaiterView};
@@ -78,7 +79,7 @@ use crate::upcall::{Statd, StatdNow};
 use crate::waiters::Waiters;
 use procedures::NotDone;
 use proto::nlm::Nlm4Stat;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 use worker::Work;
@@ -165,8 +166,10 @@ pub struct LockService {
     grace_until: Option<Now>,
     /// The number of the latest owner that is nobody.
     orphans: i32,
-    /// On which files how many LOCKs that conflict are granted.
-    double_grants: BTreeMap<Handle, u32>,
+    /// When the locks of some of them end.
+    orphans_end: BTreeSet<(Now, i32)>,
+    /// On which files LOCKs that conflict are granted.
+    double_grants: BTreeMap<Handle, DoubleGrants>,
 }
 
 impl LockService {
@@ -187,6 +190,7 @@ impl LockService {
             queue: VecDeque::new(),
             grace_until: None,
             orphans: 0,
+            orphans_end: BTreeSet::new(),
             double_grants: BTreeMap::new(),
             personality,
         }
@@ -280,14 +284,18 @@ impl LockService {
         if self.grace_until.is_some_and(|end| now >= end) {
             self.end_grace(fx);
         }
+        self.end_faults(now, fx);
         self.pump(now, files, fx);
     }
 
     /// When [`tick`](Self::tick) has something to do next, if nothing else happens.
     pub fn next_wakeup(&self) -> Option<Now> {
-        let grace = self.grace_until;
+        let ends = [self.grace_until, self.next_fault_ends()]
+            .into_iter()
+            .flatten()
+            .min();
         if self.lockd == Lockd::Hung {
-            return grace;
+            return ends;
         }
         let workers = self
             .workers
@@ -300,7 +308,7 @@ impl LockService {
             .next_due()
             .map(|(at, _)| at)
             .filter(|_| self.free_worker().is_some() && self.takes_calls());
-        [grace, workers, due].into_iter().flatten().min()
+        [ends, workers, due].into_iter().flatten().min()
     }
 
     /// Makes lockd well, slow or hung. Calls until it hangs are counted from now on.

@@ -13,7 +13,7 @@ mod peer;
 
 use common::{lock_args, make_file, mounted};
 use faults::Service;
-use nfslab::control::api::{BreakLocks, DoubleGrant, LeakLock, RebootNode};
+use nfslab::control::api::{BreakLocks, DoubleGrant, LeakLock, RebootNode, StaleHandles};
 use nfslab::server::{Config, ControlAt, Ports, Server};
 use nfslab_tests::nfslab_binary;
 use peer::Peer;
@@ -355,6 +355,7 @@ async fn a_leaked_lock_is_an_orphan_until_the_reset() {
             start,
             len,
             kind: kind.to_owned(),
+            lasts: None,
         };
         server.node().leak_lock(&which).map_err(|error| error.to_string())
     };
@@ -397,6 +398,7 @@ async fn two_clients_are_granted_the_same_lock() {
         let which = DoubleGrant {
             path: "/lab/f".to_owned(),
             count,
+            lasts: None,
         };
         assert_eq!(server.node().double_grant(&which).unwrap().count, count);
     };
@@ -453,7 +455,7 @@ async fn every_handle_goes_stale_and_the_reset_brings_the_old_ones_back() {
     let held = make_file(&server, "held").await;
     let client = connect(2, &server, Service::Lockd).await;
     assert_eq!(lock(&client, &held, 1).await, GRANTED);
-    server.node().stale_handles();
+    server.node().stale_handles(&StaleHandles::default()).unwrap();
     for fh in [&old_root, &old] {
         assert_eq!(getattr(&server, fh).await, Err(Nfsstat3::NFS3ERR_STALE));
     }
@@ -478,6 +480,128 @@ async fn every_handle_goes_stale_and_the_reset_brings_the_old_ones_back() {
     server.node().reset().await.unwrap();
     assert_eq!(getattr(&server, &old).await.unwrap().fileid, fileid);
     assert_eq!(getattr(&server, &new).await, Err(Nfsstat3::NFS3ERR_STALE));
+    server.stop().await;
+}
+
+/// By virtual time: nothing but `advance` moves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_to_the_server_for_a_time_is_undone_after_it() {
+    let server = start(Config {
+        virtual_time: true,
+        ..Config::default()
+    })
+    .await;
+    let node = server.node();
+    let lasts = |time: &str| Some(time.to_owned());
+    let seconds = Duration::from_secs;
+    let fh = make_file(&server, "f").await;
+    let client = connect(2, &server, Service::Lockd).await;
+    let leak = LeakLock {
+        path: "/lab/f".to_owned(),
+        start: 0,
+        len: 0,
+        kind: "exclusive".to_owned(),
+        lasts: lasts("30s"),
+    };
+    node.leak_lock(&leak).unwrap();
+    node.advance(seconds(29)).await;
+    assert_eq!(lock(&client, &fh, 1).await, DENIED);
+    node.advance(seconds(1)).await;
+    assert!(has(&server, "lockd/orphan-gone"));
+    assert_eq!(lock(&client, &fh, 1).await, GRANTED);
+
+    let other = connect(3, &server, Service::Lockd).await;
+    let due = DoubleGrant {
+        path: "/lab/f".to_owned(),
+        count: 1,
+        lasts: lasts("30s"),
+    };
+    node.double_grant(&due).unwrap();
+    node.advance(seconds(30)).await;
+    assert_eq!(lock(&other, &fh, 1).await, DENIED);
+    node.double_grant(&due).unwrap();
+    node.advance(seconds(29)).await;
+    assert_eq!(lock(&other, &fh, 1).await, GRANTED);
+
+    // A reset ends the times too: that of the older fault does not end the newer one.
+    node.leak_lock(&LeakLock {
+        path: "/lab/g".to_owned(),
+        ..leak.clone()
+    })
+    .unwrap_err();
+    let g = make_file(&server, "g").await;
+    let leak = LeakLock {
+        path: "/lab/g".to_owned(),
+        ..leak
+    };
+    node.leak_lock(&leak).unwrap();
+    node.reset().await.unwrap();
+    node.advance(seconds(10)).await;
+    node.leak_lock(&leak).unwrap();
+    node.advance(seconds(29)).await;
+    assert_eq!(lock(&client, &g, 1).await, DENIED);
+    node.advance(seconds(1)).await;
+    assert_eq!(lock(&client, &g, 1).await, GRANTED);
+    for wrong in [
+        node.leak_lock(&LeakLock {
+            lasts: lasts("30"),
+            ..leak
+        })
+        .unwrap_err(),
+        node.double_grant(&DoubleGrant {
+            lasts: lasts("30"),
+            ..due
+        })
+        .unwrap_err(),
+        node.stale_handles(&StaleHandles { lasts: lasts("30") })
+            .unwrap_err(),
+    ] {
+        assert!(format!("{wrong:#}").contains("for: '30'"), "{wrong:#}");
+    }
+    assert!(!has(&server, "node/handles-stale"), "nothing was changed");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_that_are_stale_for_a_time_are_good_again_after_it() {
+    let server = start(Config {
+        virtual_time: true,
+        ..Config::default()
+    })
+    .await;
+    let node = server.node();
+    let old = make_file(&server, "f").await;
+    let stale = |lasts: Option<&str>| {
+        let lasts = lasts.map(str::to_owned);
+        node.stale_handles(&StaleHandles { lasts }).unwrap();
+    };
+    let stale_now = async || getattr(&server, &old).await.map(drop) == Err(Nfsstat3::NFS3ERR_STALE);
+    let advance = async |seconds| node.advance(Duration::from_secs(seconds)).await;
+    stale(Some("30s"));
+    advance(29).await;
+    assert!(stale_now().await && !has(&server, "node/handles-good"));
+    let meanwhile = make_file(&server, "f").await;
+    reboot(&server, RebootNode::default()).await;
+    advance(1).await;
+    seen(&server, "node/handles-good").await;
+    assert!(!stale_now().await);
+    assert_eq!(getattr(&server, &meanwhile).await, Err(Nfsstat3::NFS3ERR_STALE));
+
+    // Set anew, with a time, without one, and after a reset: the older time does not end it.
+    stale(Some("30s"));
+    advance(10).await;
+    stale(Some("50s"));
+    advance(20).await;
+    assert!(stale_now().await);
+    stale(None);
+    advance(30).await;
+    assert!(stale_now().await);
+    stale(Some("30s"));
+    node.reset().await.unwrap();
+    assert!(!stale_now().await);
+    stale(None);
+    advance(30).await;
+    assert!(stale_now().await);
     server.stop().await;
 }
 
@@ -521,6 +645,17 @@ async fn the_shell_commands_do_it_and_say_what_is_wrong() {
     assert_eq!(json("node reboot --grace 5s --notify none").await["state"], 3);
     assert_eq!(json("node reboot --as other").await["state"], 5);
     assert!(json("node stale-handles").await["state"].is_null());
+    let lasting = [
+        "lock leak --path /lab/f --for 5m",
+        "lock double-grant --path /lab/f --for 5m",
+        "node stale-handles --for 5m",
+    ];
+    for line in lasting {
+        json(line).await;
+    }
+    server.node().clock.advance(Duration::from_secs(300));
+    seen(&server, "node/handles-good").await;
+    seen(&server, "lockd/orphan-gone").await;
     let wrong = [
         (2, "node reboot --notify some", "all or none"),
         (2, "node reboot --grace 50", "50s"),
@@ -530,6 +665,9 @@ async fn the_shell_commands_do_it_and_say_what_is_wrong() {
             "lock leak --path /lab/f --kind mandatory",
             "exclusive or shared",
         ),
+        (2, "lock leak --path /lab/f --for 30", "30"),
+        (2, "lock double-grant --path /lab/f --for 30", "30"),
+        (2, "node stale-handles --for 30", "30"),
         (1, "lock leak --path /lab/none", "no file /lab/none"),
         (1, "lock double-grant --path /lab/none", "no file /lab/none"),
         (1, "peer reboot nobody", "no peer 'nobody'"),

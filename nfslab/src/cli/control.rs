@@ -3,7 +3,8 @@
 use super::output::{json, table};
 use super::{Done, Exit, OrExit, Output, runtime};
 use crate::control::api::{
-    BreakLocks, DoubleGrant, GraphView, LeakLock, LockPage, LockView, RebootNode, ServiceView, WaitView,
+    BreakLocks, DoubleGrant, GraphView, LeakLock, LockPage, LockView, RebootNode, ServiceView, StaleHandles,
+    WaitView,
 };
 use crate::control::client::{Control, Endpoint};
 use crate::events::seconds;
@@ -230,9 +231,10 @@ enum LockCommand {
                             nfslab lock forget --all"
     )]
     Forget(Break),
-    /// Enter a lock that nobody holds and nobody will give back: an orphan, until `lock break` or `reset`.
+    /// Enter a lock that nobody holds and nobody will give back: an orphan, until `lock break` or `reset`, or for a time.
     #[command(after_help = "Examples:\n  nfslab lock leak --path /lab/f\n  \
                             nfslab lock leak --path /lab/f --start 4096 --len 1 --kind shared\n  \
+                            nfslab lock leak --path /lab/f --for 30s\n  \
                             nfslab lock break --peer orphan")]
     Leak {
         /// The file: its path as `lock list` shows it.
@@ -247,12 +249,16 @@ enum LockCommand {
         /// exclusive or shared.
         #[arg(long, default_value = "exclusive")]
         kind: String,
+        /// For so long (30s), by the server's clock; then it is given back, and whoever waits gets it.
+        #[arg(long = "for", value_name = "TIME")]
+        lasts: Option<humantime::Duration>,
     },
     /// Grant the next locks on a file although somebody else holds them, so that two believe they do.
     ///
     /// The table keeps the first holder alone: the second lock is granted and not entered.
     #[command(after_help = "Examples:\n  nfslab lock double-grant --path /lab/f\n  \
                             nfslab lock double-grant --path /lab/f --count 3\n  \
+                            nfslab lock double-grant --path /lab/f --for 30s\n  \
                             nfslab lock double-grant --path /lab/f --count 0")]
     DoubleGrant {
         /// The file: its path as `lock list` shows it.
@@ -261,6 +267,9 @@ enum LockCommand {
         /// How many; 0: none any more.
         #[arg(long, value_name = "N", default_value_t = 1)]
         count: u32,
+        /// For so long (30s), by the server's clock; what has not been granted by then is not.
+        #[arg(long = "for", value_name = "TIME")]
+        lasts: Option<humantime::Duration>,
     },
 }
 
@@ -333,12 +342,14 @@ impl Lock {
                 start,
                 len,
                 kind,
+                lasts,
             } => {
                 let which = LeakLock {
                     path,
                     start,
                     len,
                     kind,
+                    lasts: lasts.map(|lasts| lasts.to_string()),
                 };
                 which.parse().or_exit(Exit::Usage)?;
                 let ask = |control: Control| async move { control.leak(&which).await };
@@ -348,8 +359,9 @@ impl Lock {
                     Output::Text => println!("{}: locked by {} {}", leaked.path, leaked.name, leaked.svid),
                 }
             }
-            LockCommand::DoubleGrant { path, count } => {
-                let which = DoubleGrant { path, count };
+            LockCommand::DoubleGrant { path, count, lasts } => {
+                let lasts = lasts.map(|lasts| lasts.to_string());
+                let which = DoubleGrant { path, count, lasts };
                 let ask = |control: Control| async move { control.double_grant(&which).await };
                 let due = self.at.ask(ask)?;
                 match output {
@@ -593,9 +605,14 @@ enum NodeCommand {
     },
     /// Have every file handle that was given out go stale (ESTALE); files keep their fileid.
     #[command(
-        after_help = "Examples:\n  nfslab node stale-handles\n  nfslab reset        the old handles are good again"
+        after_help = "Examples:\n  nfslab node stale-handles\n  nfslab reset                           the old handles are good again\n  \
+                            nfslab node stale-handles --for 30s    … by themselves, after 30 s"
     )]
-    StaleHandles,
+    StaleHandles {
+        /// For so long (30s), by the server's clock; then the handles of the start are good again, and those since are not.
+        #[arg(long = "for", value_name = "TIME")]
+        lasts: Option<humantime::Duration>,
+    },
 }
 
 impl NodeEvents {
@@ -614,9 +631,12 @@ impl NodeEvents {
                 how.parse().or_exit(Exit::Usage)?;
                 self.at.ask(|control| async move { control.reboot(&how).await })?
             }
-            NodeCommand::StaleHandles => self
-                .at
-                .ask(|control| async move { control.stale_handles().await })?,
+            NodeCommand::StaleHandles { lasts } => {
+                let lasts = lasts.map(|lasts| lasts.to_string());
+                let how = StaleHandles { lasts };
+                self.at
+                    .ask(|control| async move { control.stale_handles(&how).await })?
+            }
         };
         match (output, view.state) {
             (Output::Json, _) => json(&view),

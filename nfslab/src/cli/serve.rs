@@ -104,7 +104,7 @@ The control API on a running server (curl http://127.0.0.1:9049/v1/…):
   GET /v1/services   PUT /v1/services/statd {\"condition\": \"absent\"}
   GET /v1/peers      DELETE /v1/peers[/NAME]
   POST /v1/node/reboot {\"grace\": \"50s\", \"notify\": \"all\"}   POST /v1/node/stale-handles
-  POST /v1/locks/forget {\"all\": true}            POST /v1/locks/leak {\"path\": \"/lab/f\"}
+  POST /v1/locks/forget {\"all\": true}            POST /v1/locks/leak {\"path\": \"/lab/f\", \"for\": \"30s\"}
   POST /v1/locks/double-grant {\"path\": \"/lab/f\"}            POST /v1/peers/NAME/reboot
   GET /v1/locks      GET /v1/events[?after=N&follow=true]
   GET /v1/rules      PUT /v1/rules (TOML)   POST /v1/rules/explain

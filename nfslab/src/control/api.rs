@@ -191,6 +191,9 @@ pub struct LeakLock {
     /// exclusive, which is the default, or shared.
     #[serde(default = "LeakLock::kind")]
     pub kind: String,
+    /// For how long, by the server's clock: "30s". Then it is given back, as by an UNLOCK.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasts: Option<String>,
 }
 
 impl LeakLock {
@@ -198,18 +201,19 @@ impl LeakLock {
         "exclusive".to_owned()
     }
 
-    /// Which bytes, and how.
+    /// Which bytes, how, and for how long.
     ///
     /// # Errors
-    /// If the kind is none, or if the bytes are beyond the largest file.
-    pub fn parse(&self) -> Result<(Range, Kind)> {
+    /// If the kind is none, if the bytes are beyond the largest file, or if the time is none.
+    pub fn parse(&self) -> Result<(Range, Kind, Option<Duration>)> {
+        let lasts = lasts(self.lasts.as_deref())?;
         let kind = match self.kind.as_str() {
             "exclusive" => Kind::Exclusive,
             "shared" => Kind::Shared,
             other => bail!("no kind of lock '{other}': expected exclusive or shared"),
         };
         match Range::from_wire(self.start, self.len) {
-            Ok(range) => Ok((range, kind)),
+            Ok(range) => Ok((range, kind, lasts)),
             Err(_) => bail!(
                 "{} bytes from {} end beyond the largest file: expected them below 2^63",
                 self.len,
@@ -239,12 +243,52 @@ pub struct DoubleGrant {
     /// How many; 0: none any more.
     #[serde(default = "DoubleGrant::once")]
     pub count: u32,
+    /// For how long, by the server's clock: "30s". Those that have not been granted by then are not.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasts: Option<String>,
 }
 
 impl DoubleGrant {
     fn once() -> u32 {
         1
     }
+
+    /// For how long.
+    ///
+    /// # Errors
+    /// If it is no time.
+    pub fn lasts(&self) -> Result<Option<Duration>> {
+        lasts(self.lasts.as_deref())
+    }
+}
+
+/// Has every file handle go stale.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StaleHandles {
+    /// For how long, by the server's clock: "30s". Then the handles of the start are good again, as after a reset, unless
+    /// they have gone stale anew meanwhile.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasts: Option<String>,
+}
+
+impl StaleHandles {
+    /// For how long.
+    ///
+    /// # Errors
+    /// If it is no time.
+    pub fn lasts(&self) -> Result<Option<Duration>> {
+        lasts(self.lasts.as_deref())
+    }
+}
+
+/// How long a fault lasts, as `for` says.
+fn lasts(text: Option<&str>) -> Result<Option<Duration>> {
+    let parse = |text: &str| {
+        humantime::parse_duration(text)
+            .with_context(|| format!("for: '{text}' is not a duration such as \"30s\""))
+    };
+    text.map(parse).transpose()
 }
 
 /// How many locks that conflict will be granted.

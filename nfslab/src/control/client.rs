@@ -3,7 +3,8 @@
 use super::api::{
     BreakLocks, BreakView, ClockView, DoubleGrant, DoubleGrantView, ErrorBody, Explain, ExplainView,
     ForgetView, GateView, GraphView, LeakLock, LeakView, LockPage, NodeView, PeerView, RebootNode,
-    RebootedView, ReleaseView, RuleView, ServiceView, SetClock, SetGate, SetService, Verify, VerifyView,
+    RebootedView, ReleaseView, RuleView, ServiceView, SetClock, SetGate, SetService, StaleHandles, Verify,
+    VerifyView,
 };
 use anyhow::{Context, Result, bail};
 use nlm::table::Cursor;
@@ -160,9 +161,8 @@ impl Control {
     }
 
     /// Has every file handle go stale.
-    pub async fn stale_handles(&self) -> Result<NodeView> {
-        self.ask(self.request(Method::POST, "/v1/node/stale-handles"))
-            .await
+    pub async fn stale_handles(&self, how: &StaleHandles) -> Result<NodeView> {
+        self.send(Method::POST, "/v1/node/stale-handles", how).await
     }
 
     /// Advances the server's clock.

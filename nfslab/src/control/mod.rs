@@ -7,8 +7,8 @@
 //! | `GET /v1/locks` | what is held and who waits: `?limit=N`, `&after=` the `next` of the page before |
 //! | `DELETE /v1/locks` | give locks away: `?path=`, `?peer=` and `?svid=` in any combination, or `?all=true` |
 //! | `POST /v1/locks/forget` | lose locks, and tell nobody: `{"path": …, "peer": …, "svid": …}`, or `{"all": true}` |
-//! | `POST /v1/locks/leak` | a lock of nobody: `{"path": "/lab/f", "start": 0, "len": 0, "kind": "exclusive"}` |
-//! | `POST /v1/locks/double-grant` | grant the next locks although they conflict: `{"path": "/lab/f", "count": 1}` |
+//! | `POST /v1/locks/leak` | a lock of nobody: `{"path": "/lab/f", "start": 0, "len": 0, "kind": "exclusive", "for": "30s"}` |
+//! | `POST /v1/locks/double-grant` | grant the next locks although they conflict: `{"path": "/lab/f", "count": 1, "for": "30s"}` |
 //! | `GET /v1/locks/graph` | who waits for whom, cycles first: `?limit=N` |
 //! | `GET /v1/events` | what happened: an array, or from `?after=N&follow=true` server-sent events |
 //! | `GET /v1/clock`, `POST /v1/clock` | the server's clock: `{"advance": "60s"}` |
@@ -18,7 +18,7 @@
 //! | `POST /v1/verify` | whether the calls are as expected: `{"expect": ["never nlm.cancel"]}` |
 //! | `GET /v1/journal` | every decision so far, JSON lines |
 //! | `POST /v1/node/reboot` | a reboot, to clients: `{"grace": "50s", "notify": "all"}`, or `"none"`, or `"as_name": "other"` |
-//! | `POST /v1/node/stale-handles` | every file handle given out so far goes stale |
+//! | `POST /v1/node/stale-handles` | every file handle given out so far goes stale: nothing, or `{"for": "30s"}` |
 //! | `POST /v1/peers/{name or address}/reboot` | that client counts as rebooted: its locks go |
 //! | `POST /v1/reset` | every service well, no locks, nobody monitored, the rules and file handles of the start |
 //! | `GET /healthz`, `GET /version` | |
@@ -39,7 +39,7 @@ use crate::server::Node;
 use api::{
     BreakLocks, BreakView, ClockView, DoubleGrant, DoubleGrantView, ErrorBody, ForgetView, GraphView,
     LeakLock, LeakView, LockPage, NodeView, PeerView, RebootNode, RebootedView, ServiceView, SetClock,
-    SetService, VersionView,
+    SetService, StaleHandles, VersionView,
 };
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -102,6 +102,11 @@ struct Conflict(#[to_schema] ErrorBody);
 /// Something that cannot be done to the server as it is.
 fn conflict(error: anyhow::Error) -> Failure {
     Failure(StatusCode::CONFLICT, format!("{error:#}"))
+}
+
+/// A fault that cannot be.
+fn fault(error: anyhow::Error) -> Failure {
+    bad_request(format!("{error:#}"))
 }
 
 fn bad_request(error: impl ToString) -> Failure {
@@ -284,7 +289,7 @@ async fn leak(
     body: Result<Json<LeakLock>, JsonRejection>,
 ) -> Result<Json<LeakView>, Failure> {
     let Json(which) = body?;
-    which.parse().map_err(bad_request)?;
+    which.parse().map_err(fault)?;
     node.leak_lock(&which).map(Json).map_err(conflict)
 }
 
@@ -294,7 +299,9 @@ async fn double_grant(
     State(node): State<Arc<Node>>,
     body: Result<Json<DoubleGrant>, JsonRejection>,
 ) -> Result<Json<DoubleGrantView>, Failure> {
-    node.double_grant(&body?.0).map(Json).map_err(conflict)
+    let Json(which) = body?;
+    which.lasts().map_err(fault)?;
+    node.double_grant(&which).map(Json).map_err(conflict)
 }
 
 /// Counts a client as rebooted: its locks go.
@@ -318,10 +325,7 @@ async fn reboot(
     State(node): State<Arc<Node>>,
     body: Result<Json<RebootNode>, JsonRejection>,
 ) -> Result<Json<NodeView>, Failure> {
-    let how = body?
-        .0
-        .parse()
-        .map_err(|error| bad_request(format!("{error:#}")))?;
+    let how = body?.0.parse().map_err(fault)?;
     // It closes and opens sockets, and is not to stop half way because whoever asked hangs up.
     match tokio::spawn(async move { node.reboot(how).await }).await {
         Ok(rebooted) => rebooted.map(Json).map_err(conflict),
@@ -330,9 +334,13 @@ async fn reboot(
 }
 
 /// Makes every file handle that was given out so far stale.
-#[utoipa::path(post, path = "/v1/node/stale-handles", responses((status = OK, body = NodeView)))]
-async fn stale_handles(State(node): State<Arc<Node>>) -> Json<NodeView> {
-    Json(node.stale_handles())
+#[utoipa::path(post, path = "/v1/node/stale-handles", request_body = Option<StaleHandles>, responses((status = OK, body = NodeView), BadRequest))]
+async fn stale_handles(
+    State(node): State<Arc<Node>>,
+    body: Result<Option<Json<StaleHandles>>, JsonRejection>,
+) -> Result<Json<NodeView>, Failure> {
+    let how = body?.map_or_else(StaleHandles::default, |Json(how)| how);
+    node.stale_handles(&how).map(Json).map_err(fault)
 }
 
 /// How much of a graph.

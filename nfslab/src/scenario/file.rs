@@ -4,7 +4,7 @@
 //! `double_grant`, `peer_reboot`, `crash`, `stale_handles`, `rules`, `release`), the others watch, and fail the scenario
 //! if what they wait for does not come `within` their time. None sleeps.
 
-use crate::control::api::{BreakLocks, DoubleGrant, LeakLock, RebootNode};
+use crate::control::api::{BreakLocks, DoubleGrant, LeakLock, RebootNode, StaleHandles};
 use crate::server::{ExportSpec, Verdict};
 use anyhow::{Context, Result, anyhow, bail};
 use faults::rule::{Line, Rule, RuleFile};
@@ -212,7 +212,7 @@ pub struct Step {
     release: Option<Release>,
     #[schemars(with = "Option<Vec<String>>")]
     expect: Option<Vec<Expectation>>,
-    stale_handles: Option<bool>,
+    stale_handles: Option<Stale>,
     processes: Option<Processes>,
     kernel_says: Option<KernelLine>,
     kernel_silent: Option<KernelLine>,
@@ -249,8 +249,8 @@ pub enum Verb {
     PeerReboot(String),
     /// Cuts the power of a client, for good; the server hears nothing of it.
     Crash(String),
-    /// Has every file handle go stale: `true`.
-    StaleHandles(bool),
+    /// Has every file handle go stale: `true`, or `{ for = "30s" }`.
+    StaleHandles(StaleHandles),
     /// Replaces all rules.
     Rules(Vec<Line>),
     /// Waits until calls are held at a gate.
@@ -301,7 +301,10 @@ impl Step {
             step.double_grant.map(Verb::DoubleGrant),
             step.peer_reboot.map(Verb::PeerReboot),
             step.crash.map(Verb::Crash),
-            step.stale_handles.map(Verb::StaleHandles),
+            step.stale_handles
+                .map(Stale::how)
+                .transpose()?
+                .map(Verb::StaleHandles),
             step.rules.map(Verb::Rules),
             step.arrives.map(Verb::Arrives),
             step.release.map(Verb::Release),
@@ -324,6 +327,24 @@ impl Step {
                  expect, processes, kernel_says, kernel_silent, prints, exited, event, replies, locks",
                 self.say
             ),
+        }
+    }
+}
+
+/// `stale_handles`: `true`, or for how long.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected true or { for = \"30s\" }")]
+enum Stale {
+    Always(bool),
+    Lasting(StaleHandles),
+}
+
+impl Stale {
+    fn how(self) -> Result<StaleHandles> {
+        match self {
+            Stale::Always(true) => Ok(StaleHandles::default()),
+            Stale::Always(false) => bail!("stale_handles = false does nothing: expected true"),
+            Stale::Lasting(how) => Ok(how),
         }
     }
 }
@@ -684,8 +705,9 @@ impl Scenario {
             Verb::Reboot(how) => return how.parse().map(drop),
             Verb::ForgetLocks(which) => return which.check(),
             Verb::Leak(which) => return which.parse().map(drop),
-            Verb::StaleHandles(false) => bail!("stale_handles = false does nothing: expected true"),
-            Verb::DoubleGrant(_) | Verb::PeerReboot(_) | Verb::StaleHandles(true) => return Ok(()),
+            Verb::DoubleGrant(which) => return which.lasts().map(drop),
+            Verb::StaleHandles(how) => return how.lasts().map(drop),
+            Verb::PeerReboot(_) => return Ok(()),
             Verb::Rules(rules) => return checked(rules).map(drop),
             Verb::Arrives(_) | Verb::Release(_) | Verb::Expect(_) => return Ok(()),
             Verb::Forget(_) | Verb::Event(_) | Verb::Replies(_) | Verb::Locks(_) => return Ok(()),
@@ -808,6 +830,9 @@ mod tests {
             "peer_reboot = 'web1'",
             "crash = 'web1'",
             "stale_handles = true",
+            "leak = { path = '/lab/f', for = '30s' }",
+            "double_grant = { path = '/lab/f', for = '30s' }",
+            "stale_handles = { for = '30s' }",
             "service = { lockd = 'lying port 0', nfs = 'hung after 3', mount = 'blackhole' }",
         ];
         let steps = steps.map(|step| format!("[[step]]\nsay = 'x'\n{step}\n"));
@@ -840,6 +865,16 @@ mod tests {
         assert!(e.contains("'mandatory'") && e.contains("shared"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nstale_handles = false\n");
         assert!(e.contains("expected true"), "{e}");
+        for step in [
+            "leak = { path = '/lab/f', for = '30' }",
+            "double_grant = { path = '/lab/f', for = '30' }",
+            "stale_handles = { for = '30' }",
+        ] {
+            let e = error(&format!("[[step]]\nsay = 'x'\n{step}\n"));
+            assert!(e.contains("for: '30'") && e.contains("30s"), "{e}");
+        }
+        let e = error("[[step]]\nsay = 'x'\nstale_handles = { till = '30s' }\n");
+        assert!(e.contains("{ for = \"30s\" }") && e.contains("line 8"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nforget = 'all'\n[server]\nexports = ['/lab=mem,rw,sync']\n");
         assert!(e.contains("'sync'") && e.contains("root_squash"), "{e}");
         let e = error("[[step]]\nsay = 'x'\nwithin = 'soon'\nlocks = { held = 0, waiting = 0 }\n");

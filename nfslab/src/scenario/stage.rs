@@ -125,7 +125,7 @@ impl Stage<'_> {
                 self.say(Side::Client, Tone::Bad, &format!("{name}: the power is off"));
                 Ok(String::new())
             }
-            Verb::StaleHandles(_) => self.control.stale_handles().await.map(|_| String::new()),
+            Verb::StaleHandles(how) => self.control.stale_handles(&how).await.map(|_| String::new()),
             Verb::Rules(rules) => {
                 let rules = super::file::checked(&rules)?;
                 self.server.node().set_rules(rules);

@@ -88,8 +88,8 @@ impl Default for Gates {
 }
 
 impl Gates {
-    /// A call has come to a gate. The verdict comes through what is returned; if that ends without one, the gates were
-    /// reset.
+    /// A call has come to a gate: its number there. The verdict comes through what is returned; if that ends without one,
+    /// the gates were reset.
     pub fn arrive(
         &self,
         name: &str,
@@ -97,9 +97,9 @@ impl Gates {
         at: Point,
         now: Duration,
         facts: Facts,
-    ) -> oneshot::Receiver<Verdict> {
+    ) -> (u64, oneshot::Receiver<Verdict>) {
         let (go, verdict) = oneshot::channel();
-        {
+        let id = {
             let mut gates = self.gates.lock();
             let waiting: usize = gates.values().map(|gate| gate.held.len()).sum();
             let gate = gates.entry(name.to_owned()).or_default();
@@ -116,9 +116,10 @@ impl Gates {
                 };
                 gate.held.insert(gate.arrived, held);
             }
-        }
+            gate.arrived
+        };
         self.arrivals.send_modify(|n| *n += 1);
-        verdict
+        (id, verdict)
     }
 
     /// Waits until so many calls are held at a gate at once.

@@ -402,23 +402,29 @@ impl Locks {
         self.take_away(node, which, LockService::forget_locks)
     }
 
-    /// Enters a lock of nobody, whose owner has this number.
+    /// Enters a lock of nobody, for so long; its owner has this number.
     ///
     /// # Errors
     /// If somebody's lock is in the way.
-    pub fn leak(&self, node: &Node, fh: Fh<'_>, range: Range, kind: Kind) -> Result<i32, NotLeaked> {
+    pub fn leak(
+        &self,
+        node: &Node,
+        fh: Fh<'_>,
+        (range, kind): (Range, Kind),
+        lasts: Option<Duration>,
+    ) -> Result<i32, NotLeaked> {
         let mut state = self.state.lock();
         let State { service, fx, .. } = &mut *state;
-        let leaked = service.leak(node.clock.now(), fh, range, kind, fx);
+        let leaked = service.leak(node.clock.now(), fh, range, kind, lasts, fx);
         self.carry_out(node, state);
         leaked
     }
 
-    /// Has so many locks that conflict granted.
-    pub fn double_grant(&self, node: &Node, fh: Fh<'_>, count: u32) {
+    /// Has so many locks that conflict granted, within that time.
+    pub fn double_grant(&self, node: &Node, fh: Fh<'_>, count: u32, lasts: Option<Duration>) {
         let mut state = self.state.lock();
         let State { service, fx, .. } = &mut *state;
-        service.double_grant(fh, count, fx);
+        service.double_grant(node.clock.now(), fh, count, lasts, fx);
         self.carry_out(node, state);
     }
 

@@ -2,7 +2,9 @@
 //! the process, stale handles, locks that are lost, leaked or granted twice, peers that are declared rebooted.
 
 use super::{Node, verifier};
-use crate::control::api::{BreakLocks, DoubleGrant, DoubleGrantView, LeakLock, LeakView, NodeView, Reboot};
+use crate::control::api::{
+    BreakLocks, DoubleGrant, DoubleGrantView, LeakLock, LeakView, NodeView, Reboot, StaleHandles,
+};
 use crate::events::{What, ms};
 use anyhow::{Context, Result, anyhow, bail};
 use faults::Service;
@@ -69,18 +71,35 @@ impl Node {
         })
     }
 
-    /// Every file handle that was given out is stale from now on; every file has a new one, under the same fileid.
-    pub fn stale_handles(&self) -> NodeView {
-        self.exports.expire_handles();
+    /// Every file handle that was given out is stale from now on; every file has a new one, under the same fileid. If it
+    /// is for some time only, the handles of the start are good again after it, unless they have gone stale anew meanwhile.
+    ///
+    /// # Errors
+    /// If that is no time.
+    pub fn stale_handles(&self, how: &StaleHandles) -> Result<NodeView> {
+        let until = how.lasts()?.map(|lasts| self.clock.now().saturating_add(lasts));
+        let epoch = self.exports.expire_handles();
         self.event(What::Node {
             step: "handles-stale",
             text: "every file handle given out so far is stale: clients get ESTALE until they mount again"
                 .to_owned(),
         });
-        NodeView {
+        if let (Some(until), Some(node)) = (until, self.me.upgrade()) {
+            self.spawn(async move {
+                node.clock.sleep_until(Some(until)).await;
+                if node.exports.renew_handles_after(epoch) {
+                    node.event(What::Node {
+                        step: "handles-good",
+                        text: "the file handles of the start are good again; those given out meanwhile are stale"
+                            .to_owned(),
+                    });
+                }
+            });
+        }
+        Ok(NodeView {
             state: None,
             now_ms: ms(self.clock.now()),
-        }
+        })
     }
 
     /// A peer (a name or an address) counts as rebooted: its locks go, as after its SM_NOTIFY. How many are meant.
@@ -110,9 +129,9 @@ impl Node {
     /// # Errors
     /// If there is no such file, or if somebody's lock is in the way.
     pub fn leak_lock(&self, which: &LeakLock) -> Result<LeakView> {
-        let (range, kind) = which.parse()?;
+        let (range, kind, lasts) = which.parse()?;
         let (handle, path) = self.file(&which.path)?;
-        let svid = self.locks.leak(self, as_fh(&handle)?, range, kind);
+        let svid = self.locks.leak(self, as_fh(&handle)?, (range, kind), lasts);
         let svid = svid.map_err(|error| anyhow!("{path}: {error}; `nfslab lock list` shows it"))?;
         Ok(LeakView {
             path,
@@ -124,10 +143,11 @@ impl Node {
     /// Has the next locks on a file granted although they conflict.
     ///
     /// # Errors
-    /// If there is no such file.
+    /// If there is no such file, or if it is to last for what is no time.
     pub fn double_grant(&self, which: &DoubleGrant) -> Result<DoubleGrantView> {
+        let lasts = which.lasts()?;
         let (handle, path) = self.file(&which.path)?;
-        self.locks.double_grant(self, as_fh(&handle)?, which.count);
+        self.locks.double_grant(self, as_fh(&handle)?, which.count, lasts);
         Ok(DoubleGrantView {
             path,
             count: which.count,

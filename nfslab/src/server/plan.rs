@@ -15,7 +15,6 @@ use super::forge;
 use super::gates::Verdict;
 use super::repeated::Underway;
 use super::{Node, Service};
-use crate::clock::Clock;
 use crate::events::{Event, What};
 use crate::metrics::Slot;
 use bytes::Bytes;
@@ -37,7 +36,7 @@ pub struct Planned {
     service: Service,
     /// The call's own words, header and all.
     message: Bytes,
-    /// What is seen of it at a gate.
+    /// What is seen of it at a gate, and told when its rule is over.
     facts: Option<Facts>,
     /// When the call arrived.
     received: Duration,
@@ -57,6 +56,8 @@ pub enum Arrived {
 struct Waiting {
     until: Until,
     resets: watch::Receiver<u64>,
+    /// When the rule is over that has it wait, and what is told of that.
+    over: Option<(Duration, What)>,
 }
 
 enum Until {
@@ -65,28 +66,52 @@ enum Until {
     /// An event has such a name.
     Event(broadcast::Receiver<Arc<Event>>, Pattern),
     /// Somebody decides at a gate.
-    Gate(oneshot::Receiver<Verdict>),
+    Gate(Held),
+}
+
+/// A call at a gate.
+struct Held {
+    gate: String,
+    id: u64,
+    verdict: oneshot::Receiver<Verdict>,
 }
 
 impl Waiting {
     /// None: what was waited for will never come.
-    async fn verdict(mut self, clock: &Clock) -> Option<Verdict> {
+    async fn verdict(mut self, node: &Node) -> Option<Verdict> {
+        let over = self.over.as_ref().map(|(when, _)| *when);
         tokio::select! {
             biased;
-            verdict = self.until.verdict(clock) => verdict,
-            _ = self.resets.changed() => None,
+            verdict = self.until.verdict(node) => return verdict,
+            _ = self.resets.changed() => return None,
+            () = node.clock.sleep_until(over) => {}
         }
+        let verdict = match self.until {
+            Until::Gate(held) => {
+                let is_held = node.gates.release(&held.gate, Some(held.id), None, Verdict::Go) > 0;
+                let verdict = held.verdict.await.ok();
+                if !is_held {
+                    return verdict; // somebody has decided in this moment
+                }
+                verdict
+            }
+            Until::Time(_) | Until::Event(..) => Some(Verdict::Go),
+        };
+        if let Some((_, what)) = self.over {
+            node.event(what);
+        }
+        verdict
     }
 }
 
 impl Until {
-    async fn verdict(self, clock: &Clock) -> Option<Verdict> {
+    async fn verdict(&mut self, node: &Node) -> Option<Verdict> {
         match self {
             Until::Time(when) => {
-                clock.sleep_until(Some(when)).await;
+                node.clock.sleep_until(Some(*when)).await;
                 Some(Verdict::Go)
             }
-            Until::Event(mut events, pattern) => loop {
+            Until::Event(events, pattern) => loop {
                 match events.recv().await {
                     Ok(event) if event.names().iter().any(|name| pattern.fits(name)) => {
                         return Some(Verdict::Go);
@@ -95,7 +120,7 @@ impl Until {
                     Err(broadcast::error::RecvError::Closed) => return None,
                 }
             },
-            Until::Gate(verdict) => verdict.await.ok(),
+            Until::Gate(held) => (&mut held.verdict).await.ok(),
         }
     }
 }
@@ -110,7 +135,7 @@ impl Planned {
         call: &dyn Look,
         logged: bool,
     ) -> Planned {
-        let facts = matches!(plan.action, Action::Hold(_)).then(|| Facts::of(call));
+        let facts = (matches!(plan.action, Action::Hold(_)) || plan.until.is_some()).then(|| Facts::of(call));
         Planned {
             plan,
             service,
@@ -226,23 +251,31 @@ impl Planned {
 }
 
 /// What a plan waits for, if it does.
-fn waiting(
-    node: &Node,
-    plan: &Plan,
-    from: Duration,
-    facts: impl FnOnce() -> Option<Facts>,
-) -> Option<Waiting> {
+fn waiting(node: &Node, plan: &Plan, from: Duration, facts: impl Fn() -> Option<Facts>) -> Option<Waiting> {
     let resets = node.gates.resets();
     let until = match &plan.action {
         Action::Delay(by) => Until::Time(from.saturating_add(*by)),
         Action::Wait(pattern) => Until::Event(node.events.subscribe(), pattern.clone()),
         Action::Hold(gate) => {
             let rule = plan.rule.clone().unwrap_or_default();
-            Until::Gate(node.gates.arrive(gate, rule, plan.at, node.clock.now(), facts()?))
+            let (id, verdict) = node.gates.arrive(gate, rule, plan.at, node.clock.now(), facts()?);
+            let gate = gate.clone();
+            Until::Gate(Held { gate, id, verdict })
         }
         _ => return None,
     };
-    Some(Waiting { until, resets })
+    // A delay has an end of its own.
+    let ends = plan.until.filter(|_| !matches!(until, Until::Time(_)));
+    let over = ends.and_then(|ends| {
+        let facts = facts()?;
+        let what = What::LetGo {
+            peer: facts.exchange.peer.ip(),
+            rule: plan.rule.clone().unwrap_or_default(),
+            call: faults::history::describe(&facts),
+        };
+        Some((ends, what))
+    });
+    Some(Waiting { until, resets, over })
 }
 
 /// What a capture says of a message that something is done to.
@@ -266,7 +299,7 @@ async fn send_when(
     mut reply: Writer,
 ) {
     // What is waited for will never come: it was executed, so it is answered.
-    match waiting.verdict(&node.clock).await.unwrap_or(Verdict::Go) {
+    match waiting.verdict(&node).await.unwrap_or(Verdict::Go) {
         Verdict::Drop => return,
         Verdict::Go => {}
         Verdict::Answer(status) => {
@@ -358,7 +391,7 @@ impl Door {
         received: Duration,
     ) {
         // What is waited for will never come: it is as if the call had never come either.
-        let verdict = waiting.verdict(&self.node.clock).await.unwrap_or(Verdict::Drop);
+        let verdict = waiting.verdict(&self.node).await.unwrap_or(Verdict::Drop);
         let (node, service) = (self.node.clone(), self.service);
         let go_on = move || {
             // It was read once before, so this cannot fail.
@@ -465,7 +498,7 @@ impl Node {
             return Some(Outgoing::default());
         };
         if let Some(waiting) = waiting(self, &plan, now, || Some(facts.clone())) {
-            return match waiting.verdict(&self.clock).await {
+            return match waiting.verdict(self).await {
                 Some(Verdict::Go) => Some(Outgoing::default()),
                 Some(Verdict::Drop | Verdict::Answer(_)) | None => None,
             };

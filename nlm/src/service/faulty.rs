@@ -9,12 +9,14 @@ use crate::effect::{Effects, Event, What, Who};
 use crate::hosts::{HostKey, Transport};
 use crate::owners::Identity;
 use crate::range::{Kind, Range};
+use crate::request::PeerSelector;
 use crate::table::{Fh, Handle};
 use crate::waiters::Want;
 use crate::{Now, limits};
 use proto::nlm::Nlm4Lock;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 /// How the client is called that holds the locks of nobody. No client has its address, 0.0.0.0.
 pub const ORPHAN: &str = "orphan";
@@ -29,6 +31,15 @@ const NOBODYS_HOST: HostKey = HostKey {
 /// Whether this is the address of [`ORPHAN`].
 pub fn is_orphan(peer: IpAddr) -> bool {
     peer == NOBODYS_HOST.peer
+}
+
+/// How LOCKs that conflict are granted on a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DoubleGrants {
+    /// How many more.
+    left: u32,
+    /// When it is over even if there were fewer.
+    until: Option<Now>,
 }
 
 /// Why a lock could not be leaked.
@@ -69,7 +80,7 @@ impl LockService {
     }
 
     /// Enters a lock that nobody holds, and nobody will give back, of a client called [`ORPHAN`]. Returns the number of
-    /// its owner, which is another for each.
+    /// its owner, which is another for each. After the time that it `lasts`, the lock is given back as by an UNLOCK.
     ///
     /// # Errors
     /// If somebody has a lock that is in the way.
@@ -79,6 +90,7 @@ impl LockService {
         fh: Fh<'_>,
         range: Range,
         kind: Kind,
+        lasts: Option<Duration>,
         fx: &mut Effects,
     ) -> Result<i32, NotLeaked> {
         if self.table.len() >= limits::HELD_LOCKS {
@@ -110,6 +122,9 @@ impl LockService {
             }
         }
         self.orphans = svid;
+        if let Some(lasts) = lasts {
+            self.orphans_end.insert((now.saturating_add(lasts), svid));
+        }
         fx.event(Event::Orphaned {
             what: What {
                 fh: fh.into(),
@@ -122,13 +137,22 @@ impl LockService {
 
     /// The next `count` LOCKs on this file that conflict with somebody's lock are granted all the same; 0: none any
     /// more. Such a lock is granted and not entered into the table, which has room for one holder: its UNLOCK is answered
-    /// GRANTED, as that of any lock that is not there, and a TEST shows the first holder alone.
-    pub fn double_grant(&mut self, fh: Fh<'_>, count: u32, fx: &mut Effects) {
+    /// GRANTED, as that of any lock that is not there, and a TEST shows the first holder alone. After the time that it
+    /// `lasts`, none is granted any more, however many there were.
+    pub fn double_grant(
+        &mut self,
+        now: Now,
+        fh: Fh<'_>,
+        count: u32,
+        lasts: Option<Duration>,
+        fx: &mut Effects,
+    ) {
         let fh = Handle::from(fh);
         if count == 0 {
             self.double_grants.remove(&fh);
         } else {
-            self.double_grants.insert(fh, count);
+            let until = lasts.map(|lasts| now.saturating_add(lasts));
+            self.double_grants.insert(fh, DoubleGrants { left: count, until });
         }
         fx.event(Event::DoubleGrantsDue { fh, count });
     }
@@ -138,11 +162,11 @@ impl LockService {
         if self.double_grants.is_empty() {
             return false;
         }
-        let Some(left) = self.double_grants.get_mut(&want.fh) else {
+        let Some(due) = self.double_grants.get_mut(&want.fh) else {
             return false;
         };
-        *left -= 1;
-        if *left == 0 {
+        due.left -= 1;
+        if due.left == 0 {
             self.double_grants.remove(&want.fh);
         }
         // It may have waited before; then it does so no longer.
@@ -156,5 +180,43 @@ impl LockService {
             what: super::procedures::what(want),
         });
         true
+    }
+    /// When the next of these faults is over, if nothing else happens.
+    pub(super) fn next_fault_ends(&self) -> Option<Now> {
+        let orphan = self.orphans_end.first().map(|(end, _)| *end);
+        let double_grant = self.double_grants.values().filter_map(|due| due.until);
+        orphan.into_iter().chain(double_grant).min()
+    }
+
+    /// Undoes what is over by now.
+    pub(super) fn end_faults(&mut self, now: Now, fx: &mut Effects) {
+        while let Some((end, svid)) = self.orphans_end.first().copied()
+            && end <= now
+        {
+            self.orphans_end.remove(&(end, svid));
+            self.bury_orphan(now, svid, fx);
+        }
+        self.double_grants.retain(|fh, due| {
+            let is_over = due.until.is_some_and(|until| until <= now);
+            if is_over {
+                fx.event(Event::DoubleGrantsDue { fh: *fh, count: 0 });
+            }
+            !is_over
+        });
+    }
+
+    /// Gives the lock of an orphan back, unless that has happened.
+    fn bury_orphan(&mut self, now: Now, svid: i32, fx: &mut Effects) {
+        let nobody = PeerSelector::Address(NOBODYS_HOST.peer);
+        let which = LockSelector {
+            peer: Some(&nobody),
+            svid: Some(svid),
+            ..LockSelector::default()
+        };
+        let (taken, free) = self.take_away(&which);
+        if taken > 0 {
+            fx.event(Event::OrphanGone { svid });
+            self.retry_all(now, free, fx);
+        }
     }
 }

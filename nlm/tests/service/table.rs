@@ -256,7 +256,7 @@ fn a_leaked_lock_belongs_to_nobody_until_it_is_broken() {
     let range = nfslab_nlm::range::Range::from_wire(10, 10).unwrap();
     let leak = |lab: &mut Lab, kind| {
         let f = Fh::new(b"f").unwrap();
-        lab.with_service(|s, now, fx| s.leak(now, f, range, kind, fx))
+        lab.with_service(|s, now, fx| s.leak(now, f, range, kind, None, fx))
     };
     assert_eq!(leak(&mut lab, Kind::Exclusive), Ok(1));
     let error = leak(&mut lab, Kind::Shared).unwrap_err().to_string();
@@ -289,7 +289,7 @@ fn a_leaked_lock_belongs_to_nobody_until_it_is_broken() {
 fn locks_that_conflict_are_granted_as_often_as_asked_for() {
     let mut lab = Lab::new("linux-6.1");
     let due = |lab: &mut Lab, count| {
-        lab.with_service(|s, _, fx| s.double_grant(Fh::new(b"f").unwrap(), count, fx));
+        lab.with_service(|s, now, fx| s.double_grant(now, Fh::new(b"f").unwrap(), count, None, fx));
     };
     assert_eq!(lab.lock(asker(2, 1)), GRANTED);
     assert_eq!(lab.lock(asker(5, 1)), BLOCKED);
@@ -316,4 +316,96 @@ fn locks_that_conflict_are_granted_as_often_as_asked_for() {
     lab.with_service(|s, now, fx| s.server_rebooted(now, Duration::ZERO, fx));
     assert_eq!(lab.lock(asker(2, 1)), GRANTED);
     assert_eq!(lab.lock(asker(3, 1).nb()), DENIED, "forgotten with the table");
+}
+
+#[test]
+fn a_leaked_lock_that_lasts_for_a_time_is_given_back_after_it() {
+    let mut lab = Lab::new("linux-6.1");
+    let leak = |lab: &mut Lab, lasts: Option<u64>| {
+        let range = nfslab_nlm::range::Range::from_wire(0, 0).unwrap();
+        let (f, lasts) = (Fh::new(b"f").unwrap(), lasts.map(Duration::from_secs));
+        lab.with_service(|s, now, fx| s.leak(now, f, range, Kind::Shared, lasts, fx))
+    };
+    assert_eq!(
+        [
+            leak(&mut lab, Some(20)),
+            leak(&mut lab, None),
+            leak(&mut lab, Some(10))
+        ],
+        [Ok(1), Ok(2), Ok(3)]
+    );
+    assert_eq!(lab.lock(asker(2, 1)), BLOCKED);
+    lab.run_until(9.9);
+    assert_eq!(lab.held().len(), 3);
+    lab.run_until(10.0);
+    assert_eq!(lab.count(|e| matches!(e, Event::OrphanGone { svid: 3 })), 1);
+    lab.lockd(nfslab_nlm::service::Lockd::Hung);
+    lab.run_until(20.0);
+    assert_eq!(lab.held().len(), 1, "whatever state lockd is in");
+    lab.lockd(nfslab_nlm::service::Lockd::Ok);
+    assert_eq!(lab.callbacks.len(), 0, "one lasts");
+    assert_eq!(broken(&mut lab, &LockSelector::default()), 1);
+    assert_eq!(lab.callbacks.len(), 1);
+
+    // What is gone already is not given back again, and another of the same number after a reboot is another.
+    lab.with_service(|s, now, fx| s.server_rebooted(now, Duration::ZERO, fx));
+    assert_eq!(leak(&mut lab, Some(10)), Ok(1));
+    assert_eq!(broken(&mut lab, &LockSelector::default()), 1);
+    assert_eq!(leak(&mut lab, Some(10)), Ok(2));
+    lab.with_service(|s, now, fx| s.server_rebooted(now, Duration::ZERO, fx));
+    assert_eq!((leak(&mut lab, None), leak(&mut lab, Some(30))), (Ok(1), Ok(2)));
+    lab.run_until(40.0);
+    assert_eq!(lab.held().len(), 2);
+    assert_eq!(lab.lock(asker(3, 1)), BLOCKED);
+    lab.run_until(50.0);
+    assert_eq!((lab.held().len(), lab.service.waiting()), (1, 1));
+    assert_eq!(lab.count(|e| matches!(e, Event::OrphanGone { .. })), 3);
+}
+
+#[test]
+fn a_leaked_lock_whose_time_is_over_goes_to_whoever_waits() {
+    let mut lab = Lab::new("linux-6.1");
+    let range = nfslab_nlm::range::Range::from_wire(0, 0).unwrap();
+    let (f, lasts) = (Fh::new(b"f").unwrap(), Some(Duration::from_secs(10)));
+    let leaked = lab.with_service(|s, now, fx| s.leak(now, f, range, Kind::Exclusive, lasts, fx));
+    assert_eq!(leaked, Ok(1));
+    assert_eq!(lab.lock(asker(2, 1)), BLOCKED);
+    lab.run_until(10.0);
+    assert_eq!(lab.callbacks.len(), 1);
+    assert_eq!(lab.held(), ["2/1 X the whole file"]);
+}
+
+#[test]
+fn double_grants_that_have_a_time_are_forgotten_after_it() {
+    let mut lab = Lab::new("linux-6.1");
+    let due = |lab: &mut Lab, file: &str, lasts: Option<u64>| {
+        let (fh, lasts) = (Fh::new(file.as_bytes()).unwrap(), lasts.map(Duration::from_secs));
+        lab.with_service(|s, now, fx| s.double_grant(now, fh, 5, lasts, fx));
+    };
+    let forgotten = |lab: &Lab| lab.count(|e| matches!(e, Event::DoubleGrantsDue { count: 0, .. }));
+    for file in ["f", "g", "h"] {
+        assert_eq!(lab.lock(asker(2, 1).file(file)), GRANTED);
+        due(&mut lab, file, Some(10));
+    }
+    due(&mut lab, "g", Some(20));
+    due(&mut lab, "h", None);
+    lab.run_until(9.9);
+    assert_eq!(lab.lock(asker(3, 1).nb()), GRANTED);
+    lab.run_until(10.0);
+    assert_eq!(forgotten(&lab), 1);
+    assert_eq!(lab.lock(asker(3, 1).nb()), DENIED);
+    assert_eq!(lab.lock(asker(3, 1).file("g").nb()), GRANTED, "it was set anew");
+    lab.run_until(20.0);
+    assert_eq!(lab.lock(asker(3, 1).file("g").nb()), DENIED);
+    due(&mut lab, "f", Some(10));
+    lab.with_service(|s, now, fx| s.server_rebooted(now, Duration::ZERO, fx));
+    assert_eq!(lab.lock(asker(2, 1)), GRANTED);
+    due(&mut lab, "f", None);
+    lab.run_until(60.0);
+    assert_eq!(
+        lab.lock(asker(3, 1).nb()),
+        GRANTED,
+        "the reboot ended the time of the older one"
+    );
+    assert_eq!(forgotten(&lab), 2);
 }

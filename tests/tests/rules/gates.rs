@@ -5,6 +5,7 @@ use faults::Service;
 use nfslab::control::api::HeldView;
 use nfslab::server::Verdict;
 use rpc::msg::Transport;
+use std::time::Duration;
 
 fn held(lab: &Lab, gate: &str) -> Vec<HeldView> {
     let gates = lab.server.node().gates();
@@ -235,5 +236,114 @@ async fn calls_on_a_real_directory_are_held_and_decided_about() {
         }
     };
     assert_eq!(answer, 10008);
+    lab.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rule_holds_goes_on_when_its_time_is_over() {
+    for action in ["hold g", "wait nothing/like-it"] {
+        for (point, executed) in [
+            ("received", 0),
+            ("before-execute", 0),
+            ("after-execute", 1),
+            ("before-reply", 1),
+        ] {
+            let config = nfslab::server::Config {
+                virtual_time: true,
+                ..Default::default()
+            };
+            let line = format!("timed: nlm.lock ttl=30s -> {action} at {point}");
+            let lab = Lab::with(config, &[&line]).await;
+            let node = lab.server.node();
+            let mut wire = lab.tcp(Service::Lockd);
+            node.advance(Duration::from_secs(10)).await;
+            wire.send(&lock(7, &lab.fh, 1));
+            lab.happens("rule/timed").await;
+            node.advance(Duration::from_secs(19)).await;
+            wire.is_silent();
+            assert_eq!(lab.held(), executed, "{line}");
+            // From the set's coming into force, not from the call's arrival.
+            node.advance(Duration::from_secs(1)).await;
+            let (xid, result) = wire.reply();
+            assert_eq!((xid, stat(result), lab.held()), (7, 0, 1), "{line}");
+            lab.happens("let-go").await;
+            assert_eq!(held(&lab, "g").len(), 0, "{line}");
+            assert!(node.verify(&[], true).passed, "{line}");
+            wire.is_silent();
+            assert_eq!(
+                stat(wire.ask(&lock(8, &lab.fh, 2))),
+                0,
+                "the rule is over: {line}"
+            );
+            lab.server.stop().await;
+        }
+    }
+}
+
+/// Neither the end of another rule nor other rules let a call go that is held already.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_time_of_the_rule_that_holds_a_call_lets_it_go() {
+    let config = nfslab::server::Config {
+        virtual_time: true,
+        ..Default::default()
+    };
+    let rules = [
+        "short: nlm.lock owner=1 ttl=30s -> hold g",
+        "long: nlm.lock owner=2 ttl=60s -> hold g",
+        "for-ever: nlm.lock owner=3 -> hold g",
+        "decided: nlm.lock owner=4 ttl=30s -> hold g",
+    ];
+    let lab = Lab::with(config, &rules).await;
+    let node = lab.server.node();
+    let mut wire = lab.tcp(Service::Lockd);
+    for svid in 1..=4 {
+        wire.send(&lock(svid as u32, &lab.fh, svid));
+        lab.at_gate("g", svid as usize).await;
+    }
+    let deny = verdict("answer NLM4_DENIED");
+    assert_eq!(node.release("g", Some(4), None, deny), 1);
+    let (xid, result) = wire.reply();
+    assert_eq!((xid, stat(result)), (4, 1));
+    lab.set(&["nlm.lock optional=true -> pass"]);
+    node.advance(Duration::from_secs(30)).await;
+    assert_eq!(wire.reply().0, 1);
+    wire.is_silent();
+    node.advance(Duration::from_secs(30)).await;
+    assert_eq!(wire.reply().0, 2);
+    node.advance(Duration::from_secs(3600)).await;
+    wire.is_silent();
+    let left: Vec<String> = held(&lab, "g").into_iter().map(|held| held.rule).collect();
+    assert_eq!(left, ["for-ever"]);
+    lab.happens("let-go/long").await;
+    let let_go = lab.server.node().events.since(0).0;
+    let let_go = let_go.iter().filter(|event| event.kind() == "let-go");
+    let told: Vec<String> = let_go.map(|event| event.sentence()).collect();
+    assert_eq!(told.len(), 2, "what was decided is not let go: {told:?}");
+    assert!(
+        told[0].contains("\"short\"") && told[0].contains("owner 1"),
+        "{told:?}"
+    );
+    lab.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_is_held_goes_out_when_the_time_of_its_rule_is_over() {
+    let config = nfslab::server::Config {
+        virtual_time: true,
+        ..Default::default()
+    };
+    let lab = Lab::with(config, &["callback nlm.granted_msg ttl=30s -> hold g"]).await;
+    let node = lab.server.node();
+    let mut wire = lab.tcp(Service::Lockd);
+    assert_eq!(stat(wire.ask(&lock(1, &lab.fh, 1))), 0);
+    assert_eq!(stat(wire.ask(&lock_all(2, &lab.fh, 2))), 3, "blocked");
+    assert_eq!(stat(wire.ask(&unlock(3, &lab.fh, 1))), 0);
+    lab.at_gate("g", 1).await;
+    assert_eq!(held(&lab, "g")[0].at, "before-callback");
+    node.advance(Duration::from_secs(30)).await;
+    lab.happens("let-go").await;
+    // Nobody is there to take it; that it was sent is what counts.
+    lab.happens("callback/NLM_GRANTED_MSG").await;
+    assert_eq!(held(&lab, "g").len(), 0);
     lab.server.stop().await;
 }

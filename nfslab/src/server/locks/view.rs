@@ -166,6 +166,7 @@ pub fn told(node: &Node, event: &Event) -> Option<What> {
         Event::LocksBroken { .. } => ("locks-broken", None),
         Event::LocksForgotten { .. } => ("locks-forgotten", None),
         Event::Orphaned { .. } => ("orphaned", None),
+        Event::OrphanGone { .. } => ("orphan-gone", None),
         Event::DoubleGrantsDue { .. } => ("double-grants-due", None),
         Event::DoublyGranted { who, .. } => ("doubly-granted", Some(who.peer)),
         Event::ServerRebooted { .. } => ("server-rebooted", None),
