@@ -18,7 +18,7 @@ demo: deps build ## Freeze a real Linux kernel in flock(), see why, cure it
 # Every test of the whole that needs no kernel.
 QUICK_TESTS = $(filter-out kernel restart,$(basename $(notdir $(wildcard tests/tests/*.rs))))
 .PHONY: test
-test: deps lint build ## Run every test, those on a real kernel included
+test: deps lint build pjdfstest ## Run every test, those on a real kernel included
 	@echo "== unit, model, codec and hostile-byte tests =="
 	$(CARGO) test --workspace --exclude nfslab-vm --exclude nfslab-tests --quiet
 	$(CARGO) test -p nfslab-tests $(addprefix --test ,$(QUICK_TESTS)) --quiet
@@ -76,6 +76,12 @@ repeat: deps build ## Run scenarios RUNS times (10) and compare the journals of 
 .PHONY: suite-programs
 suite-programs:
 	$(CARGO) install --quiet --locked --root target/suites $(SUITES)
+
+# What the tests of the FUSE mount need of them; nothing if it is there.
+.PHONY: pjdfstest
+pjdfstest: target/suites/bin/pjdfstest
+target/suites/bin/pjdfstest:
+	$(CARGO) install --quiet --locked --root target/suites $(filter pjdfstest@%,$(SUITES))
 
 .PHONY: examples
 examples: ## Run the examples, in nfslab/examples
