@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::fmt;
 
 /// How the figures are printed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// A table.
     Text,
@@ -48,14 +48,15 @@ pub struct Report {
     pub figures: Vec<Figure>,
 }
 
-fn median(runs: &[f64]) -> f64 {
+/// The one in the middle.
+pub fn median(runs: &[f64]) -> f64 {
     let mut runs = runs.to_vec();
     runs.sort_by(f64::total_cmp);
     runs.get(runs.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Lowest, median and highest.
-fn spread(runs: &[f64]) -> String {
+pub fn spread(runs: &[f64]) -> String {
     let low = runs.iter().copied().fold(f64::INFINITY, f64::min);
     let high = runs.iter().copied().fold(0.0, f64::max);
     format!("{:>9} ({} to {})", short(median(runs)), short(low), short(high))
