@@ -11,7 +11,7 @@
 //! do: the library keeps what it is given until COMMIT, and hands out what it read where it lies, so that its caller
 //! copies once, as write(2) and read(2) do.
 
-use crate::report::{Output, median, spread};
+use crate::report::{Output, median, ratios, spread};
 use crate::target::Target;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -466,7 +466,7 @@ pub async fn measure(cli: &Cli) -> Result<Report> {
 }
 
 fn row(name: String, unit: &'static str, base: Vec<f64>, rates: Vec<f64>, wanted: f64) -> Row {
-    let reached = median(&rates) / median(&base);
+    let reached = median(&ratios(&rates, &base));
     eprintln!(
         "{name:<60} {:<26} {:<26} {unit}: {reached:.2}",
         spread(&base),

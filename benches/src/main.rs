@@ -33,7 +33,8 @@ use clap::{Parser, Subcommand};
 use load::Load;
 use report::{Figure, Report, Row};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use target::Target;
@@ -121,12 +122,16 @@ async fn measure(cli: &Cli) -> Result<Report> {
     let wanted = |name: &str| cli.only.is_empty() || cli.only.iter().any(|text| name.contains(text.as_str()));
     let seconds = Duration::from_secs_f64(cli.seconds);
     let mut report = Report::default();
-    for work in WORKLOADS.iter().filter(|work| wanted(work.name)) {
-        let row = compare(work, &program, cli, seconds)
-            .await
-            .with_context(|| work.name.to_owned())?;
-        eprintln!("{row}");
-        report.rows.push(row);
+    let mut works = WORKLOADS.iter().filter(|work| wanted(work.name)).peekable();
+    while let Some(first) = works.next() {
+        let mut group = vec![first];
+        while let Some(further) = works.next_if(|work| work.is_compared_with(first)) {
+            group.push(further);
+        }
+        for row in compare(&group, &program, cli, seconds).await? {
+            eprintln!("{row}");
+            report.rows.push(row);
+        }
     }
     if wanted(MEMORY) || wanted(PAGES) {
         for figure in memory(&program, cli).await? {
@@ -155,37 +160,66 @@ async fn measure(cli: &Cli) -> Result<Report> {
     Ok(report)
 }
 
-/// Both targets, turn and turn about.
-async fn compare(work: &Work, program: &std::path::Path, cli: &Cli, seconds: Duration) -> Result<Row> {
-    let server = Target::server(program, &cli.serve, &(work.rules)()).await?;
-    let mut setup = Setup::of(&server).await?;
-    let plan = (work.prepare)(&mut setup).await?;
-    let load = Load::new(work, plan);
-    let answers = load.answers(server.address(work.service)?).await?;
-    let floor = Target::floor(&answers).await?;
-    let mut row = Row::new(work);
-    for round in 0..cli.rounds {
-        // The one that was last is first the next time.
-        let order = if round % 2 == 0 {
-            [true, false]
-        } else {
-            [false, true]
-        };
-        for is_floor in order {
-            let at = if is_floor {
-                floor.address(work.service)?
-            } else {
-                server.address(work.service)?
-            };
-            let rate = load.run(at, seconds).await?;
-            if is_floor {
-                row.floor.push(rate)
-            } else {
-                row.server.push(rate)
-            }
-        }
+/// A workload with its two targets.
+struct Measured {
+    row: Row,
+    load: Load,
+    server: (Target, SocketAddr),
+    floor: (Target, SocketAddr),
+}
+
+impl Measured {
+    async fn start(work: &Work, program: &Path, cli: &Cli) -> Result<Measured> {
+        let server = Target::server(program, &cli.serve, &(work.rules)()).await?;
+        let mut setup = Setup::of(&server).await?;
+        let plan = (work.prepare)(&mut setup).await?;
+        let load = Load::new(work, plan);
+        let at = server.address(work.service)?;
+        let floor = Target::floor(&load.answers(at).await?).await?;
+        let floor_at = floor.address(work.service)?;
+        Ok(Measured {
+            row: Row::new(work),
+            load,
+            server: (server, at),
+            floor: (floor, floor_at),
+        })
     }
-    Ok(row)
+
+    /// Both targets, one after the other.
+    async fn round(&mut self, seconds: Duration, floor_first: bool) -> Result<()> {
+        for is_floor in [floor_first, !floor_first] {
+            let ((_, at), rates) = if is_floor {
+                (&self.floor, &mut self.row.floor)
+            } else {
+                (&self.server, &mut self.row.server)
+            };
+            rates.push(self.load.run(*at, seconds).await?);
+        }
+        Ok(())
+    }
+}
+
+/// These workloads, turn and turn about: what the machine does beside in one minute and not in the next falls on all
+/// of them, so that it is the rates of one round that are compared. Targets that are not called take no time.
+async fn compare(group: &[&Work], program: &Path, cli: &Cli, seconds: Duration) -> Result<Vec<Row>> {
+    let mut all = Vec::new();
+    for work in group {
+        let measured = Measured::start(work, program, cli).await;
+        all.push(measured.with_context(|| work.name.to_owned())?);
+    }
+    for round in 0..cli.rounds {
+        for measured in &mut all {
+            let name = measured.row.name;
+            // The one that was last is first the next time.
+            let done = measured.round(seconds, round % 2 == 0).await;
+            done.context(name)?;
+        }
+        all.reverse();
+    }
+    if cli.rounds % 2 == 1 {
+        all.reverse();
+    }
+    Ok(all.into_iter().map(|measured| measured.row).collect())
 }
 
 const MEMORY: &str = "memory for a held lock";
@@ -194,7 +228,7 @@ const HELD: u64 = 1_000_000;
 
 const PAGES: &str = "a million locks listed in pages of 10,000";
 
-async fn memory(program: &std::path::Path, cli: &Cli) -> Result<[Figure; 2]> {
+async fn memory(program: &Path, cli: &Cli) -> Result<[Figure; 2]> {
     let server = Target::server(program, &cli.serve, &[]).await?;
     let mut setup = Setup::of(&server).await?;
     // What the first locks bring with them is not theirs alone.
@@ -222,7 +256,7 @@ async fn memory(program: &std::path::Path, cli: &Cli) -> Result<[Figure; 2]> {
 }
 
 /// Lists the lock table as a person would, page by page; how many locks there are.
-fn list(server: &Target, program: &std::path::Path) -> Result<usize> {
+fn list(server: &Target, program: &Path) -> Result<usize> {
     let mut listed = 0;
     let mut after: Option<String> = None;
     loop {
@@ -241,7 +275,7 @@ fn list(server: &Target, program: &std::path::Path) -> Result<usize> {
 
 const CONNECTIONS: &str = "10,000 connections, one lock each";
 
-async fn connections(program: &std::path::Path, cli: &Cli) -> Result<Figure> {
+async fn connections(program: &Path, cli: &Cli) -> Result<Figure> {
     let server = Target::server(program, &cli.serve, &[]).await?;
     let mut setup = Setup::of(&server).await?;
     let held = work::connect_and_lock(&mut setup, 10_000).await?;

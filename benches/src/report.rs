@@ -24,8 +24,8 @@ pub struct Row {
     pub server: Vec<f64>,
     /// What is wanted, in words.
     pub wanted: String,
-    /// What was reached, in the same terms; none if what it is compared with was not measured.
-    pub reached: Option<f64>,
+    /// What was reached in each round, in the same terms; none if what it is compared with was not measured.
+    pub reached: Vec<f64>,
     /// Whether that is enough.
     pub enough: Option<bool>,
     #[serde(skip)]
@@ -55,10 +55,24 @@ pub fn median(runs: &[f64]) -> f64 {
     runs.get(runs.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// What was reached in each round of what was measured beside.
+pub fn ratios(rates: &[f64], others: &[f64]) -> Vec<f64> {
+    rates
+        .iter()
+        .zip(others)
+        .map(|(rate, other)| rate / other)
+        .collect()
+}
+
+/// Lowest and highest.
+fn ends(runs: &[f64]) -> (f64, f64) {
+    let low = runs.iter().copied().fold(f64::INFINITY, f64::min);
+    (low, runs.iter().copied().fold(0.0, f64::max))
+}
+
 /// Lowest, median and highest.
 pub fn spread(runs: &[f64]) -> String {
-    let low = runs.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = runs.iter().copied().fold(0.0, f64::max);
+    let (low, high) = ends(runs);
     format!("{:>9} ({} to {})", short(median(runs)), short(low), short(high))
 }
 
@@ -82,15 +96,15 @@ impl Row {
             floor: Vec::new(),
             server: Vec::new(),
             wanted,
-            reached: None,
+            reached: Vec::new(),
             enough: None,
             goal: work.wanted,
         }
     }
 
-    /// nfslab's share of the floor.
-    fn share(&self) -> f64 {
-        median(&self.server) / median(&self.floor)
+    /// nfslab's share of the floor, round by round.
+    fn shares(&self) -> Vec<f64> {
+        ratios(&self.server, &self.floor)
     }
 }
 
@@ -102,7 +116,7 @@ impl fmt::Display for Row {
             self.name,
             spread(&self.floor),
             spread(&self.server),
-            self.share()
+            median(&self.shares())
         )
     }
 }
@@ -124,25 +138,23 @@ impl fmt::Display for Figure {
 impl Report {
     /// Fills in what each row has reached.
     pub fn compare_with_others(&mut self) {
-        let rates: Vec<(&str, f64)> = self
+        let rates: Vec<(&str, Vec<f64>)> = self
             .rows
             .iter()
-            .map(|row| (row.name, median(&row.server)))
+            .map(|row| (row.name, row.server.clone()))
             .collect();
         for row in &mut self.rows {
-            let share = row.share();
-            let (reached, enough) = match row.goal {
-                Wanted::OfFloor(wanted) => (Some(share), Some(share >= wanted)),
-                Wanted::OfFloorOr(wanted, rate) => {
-                    (Some(share), Some(share >= wanted || median(&row.server) >= rate))
-                }
+            let (reached, wanted) = match row.goal {
+                Wanted::OfFloor(wanted) | Wanted::OfFloorOr(wanted, _) => (row.shares(), wanted),
                 Wanted::Of(other, wanted) => {
                     let other = rates.iter().find(|(name, _)| *name == other);
-                    let share = other.map(|(_, rate)| median(&row.server) / rate);
-                    (share, share.map(|share| share >= wanted))
+                    let other = other.map_or(&[][..], |(_, rates)| rates);
+                    (ratios(&row.server, other), wanted)
                 }
             };
-            (row.reached, row.enough) = (reached, enough);
+            let fast = matches!(row.goal, Wanted::OfFloorOr(_, rate) if median(&row.server) >= rate);
+            row.enough = (!reached.is_empty()).then(|| fast || median(&reached) >= wanted);
+            row.reached = reached;
         }
     }
 
@@ -160,10 +172,11 @@ impl Report {
         println!("| what | floor | nfslab | reached | wanted |");
         println!("|---|---|---|---|---|");
         for row in &self.rows {
-            let reached = match (row.reached, row.enough) {
-                (Some(share), Some(true)) => format!("{share:.2}"),
-                (Some(share), _) => format!("**{share:.2}**"),
-                (None, _) => "-".to_owned(),
+            let (least, most) = ends(&row.reached);
+            let reached = match (median(&row.reached), row.enough) {
+                (share, Some(true)) => format!("{share:.2} ({least:.2} to {most:.2})"),
+                (share, Some(false)) => format!("**{share:.2}** ({least:.2} to {most:.2})"),
+                (_, None) => "-".to_owned(),
             };
             println!(
                 "| {} | {} | {} | {reached} | {} |",

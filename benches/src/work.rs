@@ -37,6 +37,13 @@ pub struct Work {
     pub prepare: for<'a> fn(&'a mut Setup) -> Prepared<'a>,
 }
 
+impl Work {
+    /// Whether it is to reach a share of that one's rate.
+    pub fn is_compared_with(&self, other: &Work) -> bool {
+        matches!(self.wanted, Wanted::Of(name, _) if name == other.name)
+    }
+}
+
 /// What a workload is to reach.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted {
@@ -48,7 +55,7 @@ pub enum Wanted {
     OfFloorOr(f64, f64),
 }
 
-/// Everything that is asked for in one place.
+/// Everything that is asked for in one place. Those that are compared with another follow it.
 pub const WORKLOADS: &[Work] = &[
     Work {
         name: LOCK,

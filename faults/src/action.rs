@@ -273,7 +273,12 @@ impl Action {
                     ));
                 }
                 let its = status.service.unwrap_or(service);
-                (its != service).then(|| format!("{status} is no status of {}", calls))
+                (its != service).then(|| {
+                    format!(
+                        "{status} is no status of {calls}: expected {}, or a number",
+                        names::statuses(service).join(", ")
+                    )
+                })
             }
             Action::Acknowledge => {
                 let can = |procedure: &u32| calls.service.is_some_and(|s| can_be_acknowledged(s, *procedure));

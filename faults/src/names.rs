@@ -156,6 +156,17 @@ impl fmt::Display for Calls {
     }
 }
 
+/// The names of a program's statuses; none if it has no status.
+pub fn statuses(service: Service) -> Vec<&'static str> {
+    match service {
+        Service::Nfs => Nfsstat3::ALL.iter().filter_map(|s| s.name()).collect(),
+        Service::Lockd => Nlm4Stat::ALL.iter().filter_map(|s| s.name()).collect(),
+        Service::Mount => Mountstat3::ALL.iter().filter_map(|s| s.name()).collect(),
+        Service::Statd => SmRes::ALL.iter().filter_map(|s| s.name()).collect(),
+        Service::Portmap => vec![],
+    }
+}
+
 /// A status of one of the programs; its number may be one that no specification has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {

@@ -28,7 +28,8 @@ use crate::exchange::{Direction, Table};
 use crate::pattern::Pattern;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_with::{DeserializeFromStr, SerializeDisplay};
+use serde_with::SerializeDisplay;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -199,25 +200,29 @@ impl Rule {
     /// # Errors
     /// What cannot be, and what would be right.
     pub fn checked(mut self) -> Result<Rule, String> {
-        let wrong = self
-            .calls
-            .impossible()
-            .or_else(|| self.when.impossible())
-            .or_else(|| self.misplaced())
-            .or_else(|| {
-                let callback = self.calls.direction == Direction::Callback;
-                self.deed.action.impossible(&self.calls.call, callback)
-            });
-        if let Some(wrong) = wrong {
+        if let Some((_, wrong)) = self.impossible() {
             return Err(wrong);
-        }
-        if self.until.count == Some(0) {
-            return Err("count = 0 is never: leave the rule out".to_owned());
         }
         if self.name.is_empty() {
             self.name = self.to_string();
         }
         Ok(self)
+    }
+
+    /// In which group of its keys what cannot be is said, and what that is.
+    fn impossible(&self) -> Option<(&'static str, String)> {
+        let callback = self.calls.direction == Direction::Callback;
+        let never =
+            || (self.until.count == Some(0)).then(|| "count = 0 is never: leave the rule out".to_owned());
+        let within = |group: &'static str| move |wrong| (group, wrong);
+        (self.calls.impossible().map(within("match")))
+            .or_else(|| self.when.impossible().map(within("when")))
+            .or_else(|| self.misplaced().map(within("do")))
+            .or_else(|| {
+                let action = &self.deed.action;
+                action.impossible(&self.calls.call, callback).map(within("do"))
+            })
+            .or_else(|| never().map(within("until")))
     }
 
     fn misplaced(&self) -> Option<String> {
@@ -324,9 +329,15 @@ impl FromStr for Rule {
         for pair in &pairs {
             insert(&mut rule, pair)?;
         }
-        Rule::deserialize(rule)
-            .map_err(|error| error.message().to_owned())?
-            .checked()
+        // The error names the key on a line of its own.
+        let failed = |error: toml::de::Error| {
+            let text = error.to_string();
+            match text.trim_end().rsplit_once("\nin `") {
+                Some((what, key)) => format!("{}: {what}", key.trim_end_matches('`')),
+                None => text,
+            }
+        };
+        Rule::deserialize(rule).map_err(failed)?.checked()
     }
 }
 
@@ -426,8 +437,24 @@ pub struct RuleFile {
 }
 
 /// A rule as a line.
-#[derive(Debug, Clone, PartialEq, DeserializeFromStr, SerializeDisplay)]
+#[derive(Debug, Clone, PartialEq, SerializeDisplay)]
 pub struct Line(pub Rule);
+
+impl<'de> Deserialize<'de> for Line {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl serde::de::Visitor<'_> for Text {
+            type Value = Line;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rule as a line, as \"nlm.lock nth=2 -> hold g1\"; a table is one of [[rule]]")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Line, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
 
 impl FromStr for Line {
     type Err = String;
@@ -442,13 +469,56 @@ impl fmt::Display for Line {
     }
 }
 
+/// What cannot be in a file whose form is right.
+struct Wrong {
+    /// Which rule: lines first, then tables, counted from 0.
+    rule: usize,
+    /// In which group of its keys.
+    group: &'static str,
+    what: String,
+}
+
+/// Where everything is in the text of a file.
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Places {
+    rules: Vec<toml::Spanned<String>>,
+    rule: Vec<toml::Spanned<BTreeMap<String, toml::Spanned<toml::Value>>>>,
+}
+
+impl Places {
+    /// The byte at which a rule begins, or a group of its keys if the rule says it.
+    fn of(&self, wrong: &Wrong) -> Option<usize> {
+        if let Some(line) = self.rules.get(wrong.rule) {
+            return Some(line.span().start);
+        }
+        let table = self.rule.get(wrong.rule - self.rules.len())?;
+        let group = table.get_ref().get(wrong.group);
+        Some(group.map_or_else(|| table.span(), toml::Spanned::span).start)
+    }
+}
+
 impl RuleFile {
-    /// Reads TOML.
+    /// Reads TOML, and checks what is said in it against each other.
     ///
     /// # Errors
     /// The line, the field, what is wrong and what would be right.
     pub fn parse(text: &str) -> Result<RuleFile, String> {
-        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
+        let failed = |error: toml::de::Error| error.to_string().trim_end().to_owned();
+        let file: RuleFile = toml::from_str(text).map_err(failed)?;
+        match file.impossible() {
+            None => Ok(file),
+            Some(wrong) => {
+                let places: Places = toml::from_str(text).map_err(failed)?;
+                let before = places
+                    .of(&wrong)
+                    .and_then(|at| text.get(..at))
+                    .unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
+                Err(format!("line {line}: {}", file.tell(&wrong)))
+            }
+        }
     }
 
     /// All rules in their order, checked, each with a name of its own.
@@ -456,22 +526,46 @@ impl RuleFile {
     /// # Errors
     /// Which rule, what is wrong with it and what would be right.
     pub fn into_rules(self) -> Result<Vec<Rule>, String> {
-        let lines = self.rules.into_iter().map(|Line(rule)| Ok(rule));
-        let tables = self.tables.into_iter().enumerate().map(|(n, rule)| {
-            let name = match rule.name.as_str() {
-                "" => format!("rule {}", n + 1),
-                name => format!("rule {name:?}"),
-            };
-            rule.checked().map_err(|error| format!("[[{name}]]: {error}"))
-        });
-        let rules = lines.chain(tables).collect::<Result<Vec<_>, String>>()?;
-        let mut names = std::collections::BTreeSet::new();
-        match rules.iter().find(|rule| !names.insert(&rule.name)) {
-            Some(twice) => Err(format!(
-                "two rules are called \"{}\": give each a name of its own, as in first: nlm.lock -> drop",
-                twice.name
-            )),
-            None => Ok(rules),
+        match self.impossible() {
+            Some(wrong) => Err(self.tell(&wrong)),
+            None => self.into_iter().map(Rule::checked).collect(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().map(|Line(rule)| rule).chain(&self.tables)
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = Rule> {
+        self.rules.into_iter().map(|Line(rule)| rule).chain(self.tables)
+    }
+
+    /// The first rule that cannot be, by itself or beside those before it.
+    fn impossible(&self) -> Option<Wrong> {
+        let mut names = BTreeSet::new();
+        self.iter().enumerate().find_map(|(n, rule)| {
+            let (group, what) = rule.impossible().or_else(|| {
+                let name = match rule.name.as_str() {
+                    "" => rule.to_string(),
+                    name => name.to_owned(),
+                };
+                let twice = format!(
+                    "two rules are called \"{name}\": give each a name of its own, as in first: nlm.lock -> drop"
+                );
+                (!names.insert(name)).then_some(("name", twice))
+            })?;
+            Some(Wrong { rule: n, group, what })
+        })
+    }
+
+    fn tell(&self, wrong: &Wrong) -> String {
+        let Wrong { rule, group, what } = wrong;
+        match rule.checked_sub(self.rules.len()) {
+            None => what.clone(),
+            Some(n) => match self.tables.get(n).map(|rule| rule.name.as_str()) {
+                None | Some("") => format!("{group} of [[rule]] {}: {what}", n + 1),
+                Some(name) => format!("{group} of [[rule]] \"{name}\": {what}"),
+            },
         }
     }
 }

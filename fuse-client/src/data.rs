@@ -7,7 +7,7 @@
 //!
 //! RPC has no order, so two writes that overlap are never under way together.
 
-use crate::line::Who;
+use crate::line::{LineError, Who};
 use crate::nfs::{Fh, Nfs, NfsError, Result, WriteVerf};
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -250,7 +250,7 @@ impl Written {
         self.when(|state| (!state.overlaps(&range)).then_some(())).await;
     }
 
-    async fn commit_in_time(&self, who: &Who) {
+    async fn commit_in_time(self: &Arc<Self>, who: &Who) {
         let due = {
             let mut state = self.state.lock();
             let uncommitted: usize = state.taken.iter().map(|taken| taken.data.len()).sum();
@@ -270,7 +270,7 @@ impl Written {
     ///
     /// # Errors
     /// The first error of a write or commit since the last time, once.
-    pub async fn safe(&self, who: &Who) -> std::result::Result<(), Errno> {
+    pub async fn safe(self: &Arc<Self>, who: &Who) -> std::result::Result<(), Errno> {
         loop {
             self.drained().await;
             if let Some(error) = self.state.lock().error.take() {
@@ -283,8 +283,15 @@ impl Written {
         }
     }
 
-    /// Asks the server to make safe what it has taken so far, and writes again what it may have lost.
-    async fn commit(&self, who: &Who) -> Result<()> {
+    /// Asks the server to make safe what it has taken so far, and writes again what it may have lost. Goes to its end
+    /// even if nobody waits for that any more: halfway, data would be nowhere.
+    async fn commit(self: &Arc<Self>, who: &Who) -> Result<()> {
+        let (this, who) = (self.clone(), who.clone());
+        let committed = tokio::spawn(async move { this.commit_to_the_end(&who).await });
+        committed.await.unwrap_or(Err(LineError::Closed.into()))
+    }
+
+    async fn commit_to_the_end(&self, who: &Who) -> Result<()> {
         let _one = self.commits.lock().await;
         // What is taken after the COMMIT was sent is not covered by it.
         let covered = self.state.lock().taken.len();

@@ -54,6 +54,8 @@ struct Shared {
     /// For how long the kernel believes a name.
     names_for: Duration,
     open: DashMap<u64, Open>,
+    /// Operations that end when their callers are killed, by the kernel's numbers for them.
+    under_way: DashMap<u64, CancellationToken>,
     runtime: Handle,
 }
 
@@ -145,20 +147,33 @@ impl Fs {
             local_lock,
             names_for,
             open: DashMap::new(),
+            under_way: DashMap::new(),
             runtime,
         }))
     }
 
-    /// Runs an operation as a task. Its reply goes out when it is done, and others go on meanwhile.
+    /// Runs an operation as a task. Its reply goes out when it is done, and others go on meanwhile. When the caller is
+    /// killed it ends where it is: as with a kernel's client the server may have heard of it or not, but will not again.
     fn spawn<F>(&self, request: &Request, operation: impl FnOnce(Fs, Who) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (this, caller) = (self.clone(), caller(request));
+        let (this, caller, unique) = (self.clone(), caller(request), request.unique().0);
+        let abandoned = CancellationToken::new();
+        self.0.under_way.insert(unique, abandoned.clone());
         self.0.runtime.spawn(async move {
             let who = this.0.client.who(caller);
-            operation(this, who).await;
+            abandoned.run_until_cancelled(operation(this.clone(), who)).await;
+            this.0.under_way.remove(&unique);
         });
+    }
+
+    /// The same for what is done to its end, whoever dies: the kernel believes that it has been done.
+    fn spawn_to_the_end<F>(&self, operation: impl FnOnce(Fs) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.0.runtime.spawn(operation(self.clone()));
     }
 
     fn reply_entry(&self, reply: ReplyEntry, found: Done<Entry>) {
@@ -441,7 +456,7 @@ impl fuser::Filesystem for Fs {
 
     fn flush(&self, request: &Request, number: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         let exiting = exiting(request.pid());
-        self.spawn(request, move |fs, _| async move {
+        self.spawn_to_the_end(move |fs| async move {
             let who = fs.open_as(fh.0).who;
             let given_back = fs.clone();
             let flushed = fs.0.runtime.spawn(async move {
@@ -469,7 +484,7 @@ impl fuser::Filesystem for Fs {
 
     fn release(
         &self,
-        request: &Request,
+        _request: &Request,
         number: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -477,7 +492,7 @@ impl fuser::Filesystem for Fs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.spawn(request, move |fs, _| async move {
+        self.spawn_to_the_end(move |fs| async move {
             if let Some(owner) = owner
                 && let Some(locks) = fs.0.locks.as_ref().filter(|_| !fs.0.local_lock.flock)
                 && let Ok(inode) = fs.0.client.inode(number.0)
@@ -711,6 +726,12 @@ impl dev::Direct for Fs {
         inode.doubt();
         locks.invalidate(request.nodeid).await;
         Ok(())
+    }
+
+    fn abandoned(&self, unique: u64) {
+        if let Some(operation) = self.0.under_way.get(&unique) {
+            operation.cancel();
+        }
     }
 
     fn forgotten(&self, nodeid: u64) {

@@ -4,6 +4,7 @@
 //! (RFC 1833), and calls it (NLM_GRANTED, NLM_GRANTED_MSG); one that has restarted calls our status monitor (SM_NOTIFY).
 //! Where nobody has port 111 of our address yet we are the port mapper, too; where somebody has, they are told of us.
 
+use crate::line::first_xid;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use proto::nlm::{self, NlmProc};
@@ -143,7 +144,7 @@ async fn tell(address: IpAddr, procedure: PmapProc, mappings: &[Mapping]) -> Res
     let options = Options {
         from: Some((address, 0).into()),
         identity: Identity::None,
-        first_xid: std::process::id(),
+        first_xid: first_xid(),
         patience: PATIENCE,
         tap: None,
     };

@@ -154,13 +154,10 @@ impl Drop for Forget<'_> {
 impl Line {
     /// A line; it connects when the first call is made. Must be called within a tokio runtime.
     pub fn new(settings: Settings) -> Line {
-        // Not the same numbers after a restart: the server may remember the old ones.
-        let seed = std::collections::hash_map::RandomState::new();
-        let first = std::hash::BuildHasher::hash_one(&seed, settings.service) as u32;
         let end = CancellationToken::new();
         let shared = Arc::new(Shared {
             settings,
-            next_xid: AtomicU32::new(first),
+            next_xid: AtomicU32::new(first_xid()),
             calls: Mutex::default(),
             wake: Notify::new(),
             end: end.clone(),
@@ -445,6 +442,13 @@ async fn connect_tcp(peer: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSt
     Ok(stream)
 }
 
+/// Where the numbers of calls begin: anew for each line and each question, since a server that remembers calls would
+/// take the same number from the same host for a copy.
+pub(crate) fn first_xid() -> u32 {
+    let seed = std::collections::hash_map::RandomState::new();
+    std::hash::BuildHasher::hash_one(&seed, ()) as u32
+}
+
 /// Asks a host's port mapper where a program is (`PMAPPROC_GETPORT`, RFC 1833, section 3).
 ///
 /// # Errors
@@ -458,7 +462,7 @@ pub async fn ask_port(
     let options = Options {
         from: from.map(|from| (from, 0).into()),
         identity: Identity::None,
-        first_xid: std::process::id(),
+        first_xid: first_xid(),
         patience: CONNECTING,
         tap: None,
     };

@@ -297,7 +297,7 @@ impl Inner {
                         let _ = waiting.send(result);
                     }
                 }
-                Effect::Event(event) => tracing::warn!("locks: {event}"),
+                Effect::Event(event) => tracing::warn!("lockd: {event}"),
             }
         }
         drop(state);

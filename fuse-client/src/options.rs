@@ -61,8 +61,6 @@ pub struct Options {
     pub mount_port: Option<u16>,
     /// `nlmport=`, ours: the lock service; nothing means that the port mapper is asked.
     pub nlm_port: Option<u16>,
-    /// `nsmport=`, ours: the status monitor, which hears of our own restarts.
-    pub nsm_port: Option<u16>,
     /// `rsize=`: most bytes of a READ. Nothing means what the server prefers.
     pub rsize: Option<u32>,
     /// `wsize=`: most bytes of a WRITE.
@@ -75,6 +73,8 @@ pub struct Options {
     pub close_to_open: bool,
     /// `nolock`, `local_lock=`.
     pub local_lock: LocalLock,
+    /// `nlmtimeout=`: how long a call of a lock waits for its answer before it is sent again (and then longer each time).
+    pub nlm_timeout: Duration,
     /// `clientaddr=`: from which of our addresses we call, and where the server's callbacks find us.
     pub client_addr: Option<IpAddr>,
 }
@@ -93,7 +93,6 @@ impl Default for Options {
             port: None,
             mount_port: None,
             nlm_port: None,
-            nsm_port: None,
             rsize: None,
             wsize: None,
             caching: Caching {
@@ -105,6 +104,7 @@ impl Default for Options {
             sync: false,
             close_to_open: true,
             local_lock: LocalLock::default(),
+            nlm_timeout: seconds(10),
             client_addr: None,
         }
     }
@@ -136,9 +136,9 @@ pub enum OptionError {
     },
 }
 
-const KNOWN: &str = "hard, soft, timeo, retrans, proto, tcp, udp, port, mountport, nlmport, nsmport, rsize, wsize, \
+const KNOWN: &str = "hard, soft, timeo, retrans, proto, tcp, udp, port, mountport, nlmport, rsize, wsize, \
     acregmin, acregmax, acdirmin, acdirmax, actimeo, ac, noac, sync, async, cto, nocto, lock, nolock, local_lock, \
-    clientaddr, ro, rw, vers, nfsvers, sec";
+    nlmtimeout, clientaddr, ro, rw, vers, nfsvers, sec";
 
 /// What is accepted and means nothing here, so that a line of fstab(5) can be used as it is.
 const IGNORED: &[&str] = &[
@@ -267,7 +267,6 @@ impl Options {
             "port" => self.port = said.port()?,
             "mountport" => self.mount_port = said.port()?,
             "nlmport" => self.nlm_port = said.port()?,
-            "nsmport" => self.nsm_port = said.port()?,
             "rsize" => self.rsize = said.size()?,
             "wsize" => self.wsize = said.size()?,
             "acregmin" => self.caching.reg_min = said.seconds()?,
@@ -300,6 +299,14 @@ impl Options {
                     _ => return Err(said.wrong("none, all, flock or posix")),
                 };
                 self.local_lock = LocalLock { flock, posix };
+            }
+            "nlmtimeout" => {
+                let wanted = "seconds, from 3 to 20";
+                let seconds = said.number(wanted)?;
+                if !(3..=20).contains(&seconds) {
+                    return Err(said.wrong(wanted));
+                }
+                self.nlm_timeout = Duration::from_secs(seconds);
             }
             "clientaddr" => self.client_addr = Some(said.number("an address")?),
             "ro" => self.read_only = true,

@@ -145,8 +145,10 @@ impl Mounted {
             // As in Linux: `soft` says nothing of locks.
             retry: Retry {
                 hard: true,
-                timeo: Duration::from_secs(10),
-                retrans: 3,
+                timeo: options.nlm_timeout,
+                // Sent again after 1, 3 and 6 times that, and the third time the server is said not to respond: after
+                // 60 s, as lockd does.
+                retrans: 2,
             },
             once: false,
             from: self.from,

@@ -339,6 +339,15 @@ impl Exports {
         }
     }
 
+    /// Whether what is asked of the file with this handle may wait for a disk. The handle is taken at its word: its code
+    /// is computed when the file is looked for, and once is enough.
+    pub fn may_block(&self, fh: &[u8]) -> bool {
+        let id = Handles::claimed_export(fh);
+        self.list
+            .iter()
+            .any(|export| Some(export.id) == id && export.store.may_block())
+    }
+
     /// The handle of a file.
     pub fn seal(&self, export: &Export, file: &FileKey) -> Handle {
         self.handles.seal(export.id, file)

@@ -214,6 +214,11 @@ impl Handles {
         }
     }
 
+    /// The export's id as the handle says it, true or not.
+    pub fn claimed_export(handle: &[u8]) -> Option<u32> {
+        handle.first_chunk().copied().map(u32::from_be_bytes)
+    }
+
     /// The export's id and the file's key, or `NFS3ERR_BADHANDLE` if the handle was not made with this key,
     /// `NFS3ERR_STALE` if it is of another epoch.
     pub fn open(&self, handle: &[u8]) -> Result<(u32, FileKey), Nfsstat3> {

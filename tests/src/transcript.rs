@@ -26,7 +26,7 @@
 //! ```
 //!
 //! Words after a call's range: `block`, `reclaim`, `no-monitor` (NM_LOCK), `version=3`, `oh=text`, `name=text`,
-//! `state=7`, `fh=stale`.
+//! `state=7`, `fh=stale`, `cookie=text` (it must come back; `cookie=` is one of no bytes).
 //!
 //! At the head: `personality NAME`; `set KEY VALUE` for one policy of it; `same-address web1 web2`, two machines behind
 //! one address. What a transcript asks of a server beyond locking is told by [`Transcript::needs`]; a
@@ -122,6 +122,8 @@ pub struct Call {
     pub state: i32,
     /// Whether the file handle is of a file that is no more.
     pub stale: bool,
+    /// The cookie, if it matters.
+    pub cookie: Option<String>,
 }
 
 /// What is to come of a call.
@@ -416,7 +418,7 @@ impl Call {
             Ask::Cancel => vec![Need::Cancel],
             Ask::Share { .. } | Ask::Unshare => vec![Need::Share],
         };
-        if self.version != 4 || self.stale {
+        if self.version != 4 || self.stale || self.cookie.is_some() {
             needs.push(Need::Protocol);
         }
         if self.oh.is_some() || self.name.is_some() {
@@ -632,6 +634,7 @@ fn of_owner(words: &mut Words<'_>, who: Owner) -> Result<Command, String> {
         name: None,
         state: 3,
         stale: false,
+        cookie: None,
     };
     if verb != "free-all" {
         call.bytes.file = words.file()?;
@@ -673,6 +676,7 @@ fn of_owner(words: &mut Words<'_>, who: Owner) -> Result<Command, String> {
             "state" => call.state = number()? as i32,
             "oh" => call.oh = Some(value.to_owned()),
             "name" => call.name = Some(value.to_owned()),
+            "cookie" => call.cookie = Some(value.to_owned()),
             "fh" if value == "stale" => call.stale = true,
             _ => return Err(format!("'{word}' was not expected")),
         }

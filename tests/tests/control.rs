@@ -130,6 +130,25 @@ async fn the_openapi_document_is_served() {
         "{document}"
     );
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
-    assert!(document["paths"]["/v1/locks"]["delete"].is_object(), "{document}");
+    for (path, method) in [
+        ("/v1/rules", "put"),
+        ("/v1/gates", "get"),
+        ("/v1/gates/{name}", "post"),
+        ("/v1/locks", "get"),
+        ("/v1/locks", "delete"),
+        ("/v1/peers", "get"),
+        ("/v1/services", "get"),
+        ("/v1/services/{name}", "put"),
+        ("/v1/clock", "post"),
+        ("/v1/events", "get"),
+        ("/v1/verify", "post"),
+        ("/v1/reset", "post"),
+        ("/metrics", "get"),
+        ("/healthz", "get"),
+        ("/version", "get"),
+        ("/openapi.json", "get"),
+    ] {
+        assert!(document["paths"][path][method].is_object(), "{method} {path}");
+    }
     server.stop().await;
 }

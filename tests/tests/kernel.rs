@@ -1,7 +1,4 @@
 //! Scenarios on a real 6.1 kernel, by the command that a user would type.
-//!
-//! Each runs in a process of its own, in a process group of its own, so that the test can see that nothing is
-//! left when it ends.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,138 +6,18 @@
     reason = "a test that panics has failed"
 )]
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use nfslab_tests::nfslab_binary;
-use serde_json::Value;
+use runs::{Run, run_all, scenarios, tshark};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
-use std::sync::Mutex;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// From power-on to the mounted export, without KVM.
 const BOOT_LIMIT_MS: f64 = 5000.0;
-
-struct Run {
-    folder: tempfile::TempDir,
-    status: ExitStatus,
-    group: u32,
-}
-
-impl Run {
-    fn of(scenario: &str, more: &[&str]) -> Run {
-        Run::with(scenario, more, |_| ())
-    }
-
-    /// With what it prints in a file.
-    fn quiet(scenario: &str, output: &Path) -> Run {
-        let file = std::fs::File::create(output).unwrap();
-        Run::with(scenario, &[], |command| {
-            command.stdout(file.try_clone().unwrap()).stderr(file);
-        })
-    }
-
-    fn with(scenario: &str, more: &[&str], prepare: impl FnOnce(&mut Command)) -> Run {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut command = Command::new(nfslab_binary());
-        command
-            .arg("run")
-            .arg(root.join(format!("scenarios/{scenario}.toml")))
-            .arg("--pcap")
-            .arg(folder.path().join("all.pcapng"))
-            .arg("--report")
-            .arg(format!("json={}", folder.path().join("report.json").display()))
-            .args(more)
-            .process_group(0);
-        prepare(&mut command);
-        let mut child = command.spawn().unwrap();
-        let group = child.id();
-        let status = child.wait().unwrap();
-        Run {
-            folder,
-            status,
-            group,
-        }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn verdict(&self) -> Value {
-        let text = std::fs::read(self.file("report.json")).unwrap();
-        serde_json::from_slice::<Value>(&text).unwrap()[0].take()
-    }
-
-    /// Passed, with a capture that an independent dissector understands, and nothing left behind.
-    fn check(&self) {
-        self.check_without_locks();
-        assert_ne!(
-            tshark(&self.file("all.pcapng"), "nlm"),
-            "",
-            "the capture has no NLM in it"
-        );
-    }
-
-    /// As [`check`](Self::check), if nobody takes a lock.
-    fn check_without_locks(&self) {
-        assert!(self.status.success(), "the scenario failed: {}", self.status);
-        assert_eq!(self.verdict()["passed"], true);
-        let complaints = tshark(
-            &self.file("all.pcapng"),
-            "_ws.malformed || _ws.expert.severity == \"Error\"",
-        );
-        assert_eq!(complaints, "", "tshark finds malformed packets");
-        self.check_nothing_left();
-    }
-
-    fn check_nothing_left(&self) {
-        // QEMU is told to die with its parent; give the kernel a moment to do it.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while group_exists(self.group) {
-            assert!(
-                Instant::now() < deadline,
-                "processes of group {} are left",
-                self.group
-            );
-            std::thread::yield_now();
-        }
-    }
-}
-
-fn group_exists(group: u32) -> bool {
-    let stat = |entry: std::io::Result<std::fs::DirEntry>| {
-        std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()
-    };
-    std::fs::read_dir("/proc").unwrap().filter_map(stat).any(|stat| {
-        // pid (comm) state ppid pgrp …
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        fields.first() != Some(&"Z") && fields.get(2) == Some(&group.to_string().as_str())
-    })
-}
-
-fn tshark(capture: &Path, filter: &str) -> String {
-    // A client's privileged port may be the well-known one of another protocol: 862 is TWAMP's.
-    let output = Command::new("tshark")
-        .args(["-o", "tcp.try_heuristic_first:TRUE"])
-        .args(["-o", "udp.try_heuristic_first:TRUE"])
-        .arg("-r")
-        .arg(capture)
-        .args(["-Y", filter])
-        .output();
-    let output = output.expect("tshark is missing: `make deps` installs it");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 #[test]
 fn frozen_processes_are_frozen_explained_and_freed() {
@@ -206,11 +83,14 @@ fn the_personalities_differ_as_measured() {
     Run::of("statd-hung-linux-6.1", &[]).check();
 }
 
-/// The short of it; `make suites` runs all suites, and for longer.
+/// The short of those that are Debian packages; `make suites` runs all, and for longer.
 #[test]
 fn suites_of_others_pass() {
     for store in ["--store=mem", "--store=dir"] {
         Run::of("suites/git", &[store, "--set=files=20", "--set=commits=2"]).check_without_locks();
+        Run::of("suites/fio", &[store, "--set=size=1m"]).check_without_locks();
+        Run::of("suites/dbench", &[store, "--set=seconds=2"]).check_without_locks();
+        Run::of("suites/tree", &[store, "--set=files=50"]).check_without_locks();
         Run::of("suites/sqlite", &[store, "--set=transactions=20"]).check();
         let stressors = "--set=stressors=flock fcntl dir rename";
         Run::of("suites/stress-ng", &[store, "--set=seconds=1", stressors]).check();
@@ -242,38 +122,13 @@ const TOLD_APART: [&str; 11] = [
     "libnfs-tools",
 ];
 
-/// All other scenarios, several at a time: most of their time is waiting.
+/// All other scenarios.
 #[test]
 fn every_symptom_is_seen() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
-    let name = |entry: std::io::Result<std::fs::DirEntry>| {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        (path.extension()? == "toml" && !TOLD_APART.contains(&name.as_str())).then_some(name)
-    };
-    let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().filter_map(name).collect();
-    names.sort();
-    assert!(!names.is_empty());
-    let (todo, failed) = (Mutex::new(names.into_iter()), Mutex::new(Vec::new()));
-    let next = || todo.lock().unwrap().next();
-    let work = || {
-        while let Some(name) = next() {
-            let started = Instant::now();
-            let output = tempfile::NamedTempFile::new().unwrap();
-            let run = Run::quiet(&name, output.path());
-            let seconds = started.elapsed().as_secs();
-            let passed = std::panic::catch_unwind(|| run.check_without_locks()).is_ok();
-            println!("{} {name}, {seconds} s", if passed { "ok    " } else { "FAILED" });
-            if !passed {
-                println!("{}", std::fs::read_to_string(output.path()).unwrap());
-                failed.lock().unwrap().push(name);
-            }
-        }
-    };
+    let mut names = scenarios();
+    names.retain(|name| !TOLD_APART.contains(&name.as_str()));
     let at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| (0..at_once).for_each(|_| drop(scope.spawn(work))));
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "{failed:?}");
+    run_all(names, &[], at_once);
 }
 
 #[test]
@@ -296,38 +151,57 @@ fn two_runs_with_the_same_seed_decide_the_same_and_one_is_replayed() {
 
 #[test]
 fn an_interrupted_run_leaves_nothing_behind() {
+    interrupted("-INT", &["frozen-processes"], Some(99));
+}
+
+/// Several scenarios run in a process each: whoever ends the first process means them too.
+#[test]
+fn an_interrupted_run_of_several_leaves_nothing_behind() {
+    for (signal, code) in [("-INT", Some(99)), ("-TERM", Some(99)), ("-KILL", None)] {
+        interrupted(signal, &["frozen-processes", "two-clients"], code);
+    }
+}
+
+fn interrupted(signal: &str, scenarios: &[&str], code: Option<i32>) {
     let folder = tempfile::tempdir().unwrap();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let out = folder.path().join("out");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let (out, temporary) = (folder.path().join("out"), folder.path().join("tmp"));
+    std::fs::create_dir(&temporary).unwrap();
     let mut child = Command::new(nfslab_binary())
         .arg("run")
-        .arg(root.join("scenarios/frozen-processes.toml"))
-        .arg("--out")
+        .args(scenarios.iter().map(|name| root.join(format!("{name}.toml"))))
+        .args(["--store", "dir", "--out"])
         .arg(&out)
+        .env("TMPDIR", &temporary)
         .process_group(0)
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    // The console log appears when the guest is switched on.
+    // The console log appears when the guest is switched on; of several scenarios each has a folder.
+    let console = match scenarios {
+        [_] => out.join("web1.console.log"),
+        [first, ..] => out.join(first).join("web1.console.log"),
+        [] => unreachable!("no scenario"),
+    };
     let deadline = Instant::now() + Duration::from_secs(120);
-    while !out.join("web1.console.log").exists() {
+    while !console.exists() {
         assert!(Instant::now() < deadline, "no guest was started");
         std::thread::yield_now();
     }
-    let pid = i32::try_from(child.id()).unwrap();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let pid = child.id();
+    let killed = Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(killed.unwrap().success());
     let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(99), "an interrupted run has no verdict");
+    assert_eq!(status.code(), code, "an interrupted run has no verdict");
     let run = Run {
         folder,
         status,
-        group: pid.unsigned_abs(),
+        group: pid,
     };
     run.check_nothing_left();
+    // Nobody can clean up after a process that is killed.
+    if code.is_some() {
+        let left: Vec<_> = std::fs::read_dir(temporary).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }

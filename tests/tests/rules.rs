@@ -23,6 +23,8 @@ mod documents;
 mod gates;
 #[path = "rules/journal.rs"]
 mod journal;
+#[path = "rules/keys.rs"]
+mod keys;
 #[path = "rules/kit.rs"]
 mod kit;
 #[path = "rules/lessons.rs"]

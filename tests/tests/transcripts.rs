@@ -4,6 +4,10 @@
 //! Where another server differs on purpose, `tests/transcripts/differences` says so and why; a difference
 //! that is listed there and no longer occurs is a failure too.
 //!
+//! Bugs of other servers that lie below the lock protocol are kept out by other tests: records in fragments, marks that
+//! announce gigabytes and unknown credentials (nfs-mamont, nfs3_server) by `hostile.rs`; UDP, the calls that are answered
+//! by calls, and whence these come (dittofs #1353) by `nlm.rs`; a port 0 for NLM (go-nfs #98) by `nlm.rs`.
+//!
 //! A lock of the kernel needs a process for its owner: this binary, started again with [`fcntl::PROCESS`].
 
 #![allow(

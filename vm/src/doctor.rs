@@ -65,7 +65,52 @@ pub fn examine(cache: &Cache) -> Vec<Finding> {
         Finding::optional("strip", tool("strip", "binutils")),
         Finding::needed("Debian mirror", mirror()),
         Finding::needed("disk space", space(cache)),
+        Finding::optional("FUSE", fuse()),
+        Finding::optional("overlayfs", overlay()),
+        Finding::optional("port 111", portmapper()),
+        Finding::optional("tshark", tool("tshark", "tshark")),
     ]
+}
+
+/// For `nfslab mount` and `nfslab run --client fuse`.
+fn fuse() -> Result<String, (String, String)> {
+    let open = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    match (open, nix::unistd::geteuid().is_root()) {
+        (Ok(_), true) => Ok("/dev/fuse opens, and we are root: `nfslab mount` works".to_owned()),
+        (Ok(_), false) => Err((
+            "/dev/fuse opens, but only root may mount".to_owned(),
+            "run `nfslab mount` and `nfslab run --client fuse` as root".to_owned(),
+        )),
+        (Err(e), _) => Err((
+            format!("/dev/fuse cannot be opened: {e}"),
+            "modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN".to_owned(),
+        )),
+    }
+}
+
+/// For `nfslab run --client fuse`.
+fn overlay() -> Result<String, (String, String)> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    match known.split_whitespace().any(|word| word == "overlay") {
+        true => Ok("the kernel has it".to_owned()),
+        false => Err((
+            "the kernel does not list it".to_owned(),
+            "modprobe overlay; `nfslab run --client fuse` needs it".to_owned(),
+        )),
+    }
+}
+
+/// For `nfslab serve` on its standard ports.
+fn portmapper() -> Result<String, (String, String)> {
+    match std::net::TcpListener::bind(("127.0.0.1", 111)) {
+        Ok(_) => Ok("free on 127.0.0.1".to_owned()),
+        Err(e) => Err((
+            format!("cannot be had on 127.0.0.1: {e}"),
+            "`nfslab serve --ports standard,portmap=system` registers with the port mapper that has it; \
+             `--ports auto` takes free ports; below 1024 needs root"
+                .to_owned(),
+        )),
+    }
 }
 
 fn qemu_version() -> Result<String, (String, String)> {
@@ -158,7 +203,7 @@ mod tests {
     fn whatever_is_wrong_has_a_mend() {
         let dir = tempfile::tempdir().unwrap();
         let findings = examine(&Cache::at(dir.path()).unwrap());
-        assert!(findings.len() >= 8);
+        assert!(findings.len() >= 13);
         for finding in findings {
             assert!(!finding.detail.is_empty(), "{finding:?}");
             assert_eq!(finding.ok, finding.mend.is_none(), "{finding:?}");

@@ -9,6 +9,8 @@
 //! - [`initramfs`] packs them with our own executable as process 1;
 //! - that executable, in the guest, is the [`agent`]: it mounts, runs what it is
 //!   told, and sends back output, kernel messages and the state of processes;
+//! - a client that wants no kernel of its own ([`FuseConfig`]) has the same agent
+//!   as process 1 of namespaces, and our FUSE client for a mount;
 //! - [`Guest`] is the host's side of it, [`net`] the network between the two;
 //! - [`accel`] finds out whether KVM works by booting with it, [`doctor`] what
 //!   else this machine lacks.
@@ -24,6 +26,7 @@ pub mod accel;
 pub mod agent;
 mod apt;
 mod cache;
+mod child;
 pub mod doctor;
 mod elf;
 mod error;
@@ -43,8 +46,9 @@ mod vmlinux;
 pub use accel::Accel;
 pub use apt::Mirror;
 pub use cache::Cache;
+pub use child::dies_with_us;
 pub use error::{Error, Result};
-pub use guest::{Booted, EventKind, Events, Guest, GuestConfig, GuestEvent, Terminal};
+pub use guest::{Booted, EventKind, Events, FuseConfig, Guest, GuestConfig, GuestEvent, Terminal};
 pub use kernels::{Kernel, Series};
 pub use progress::{Progress, Silent, Stderr};
 pub use protocol::{Fixture, Mount, Output, Process, Status, Stream};

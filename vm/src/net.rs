@@ -79,6 +79,13 @@ pub fn add_peers(_proof: Namespace) -> Result<()> {
     ifconfig::set_address("lo:2", peer(1), 24).map_err(|e| failed("giving lo a network of peers", e))
 }
 
+/// Gives the namespace the address of guest N, for a client that has no machine.
+pub(crate) fn add_client(_proof: Namespace, index: u8) -> Result<()> {
+    let address = guest_address(index);
+    ifconfig::set_address(&format!("lo:c{index}"), address, 32)
+        .map_err(|e| failed(&format!("giving lo the address {address}"), e))
+}
+
 /// An address of [`PEERS`].
 pub fn peer(number: u8) -> Ipv4Addr {
     let [a, b, c, _] = PEERS.octets();

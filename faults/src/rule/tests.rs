@@ -34,7 +34,7 @@ fn what_is_wrong_in_a_line_is_named() {
     );
     assert!(error("nlm.lock color=red -> drop").contains("exclusive"));
     assert!(
-        error("nlm.lock nth=two -> drop").contains("invalid type"),
+        error("nlm.lock nth=two -> drop").starts_with("when.nth: invalid type"),
         "{}",
         error("nlm.lock nth=two -> drop")
     );
@@ -80,14 +80,59 @@ fn a_file_says_where_it_is_wrong() {
         wrong.contains("line 3") && wrong.contains("exclusiv") && wrong.contains("reclaim"),
         "{wrong}"
     );
-    let file = RuleFile::parse("[[rule]]\nname = 'a'\ndo = 'hold g'\nwhen = { p = 7.0 }\n").unwrap();
-    let wrong = file.into_rules().unwrap_err();
-    assert!(
-        wrong.contains("\"a\"") && wrong.contains("from 0 to 1"),
-        "{wrong}"
-    );
-    let file = RuleFile::parse("rules = ['nlm.lock -> drop', 'nlm.lock -> drop']").unwrap();
-    assert!(file.into_rules().unwrap_err().contains("name of its own"));
+    let wrong = RuleFile::parse("[[rules]]\ndo = 'drop'\n").unwrap_err();
+    assert!(wrong.contains("line 1") && wrong.contains("[[rule]]"), "{wrong}");
+    let wrong = RuleFile::parse("rules = [\n 'nlm.lock nth=two -> drop']").unwrap_err();
+    assert!(wrong.contains("line 2") && wrong.contains("nth"), "{wrong}");
+}
+
+/// What is wrong only as a whole has a place in the file as well.
+#[test]
+fn a_file_says_where_it_cannot_be() {
+    let head = "rules = [\n 'nfs.read -> drop',\n]\n[[rule]]\ndo = 'drop'\n\n";
+    for (rest, line, parts) in [
+        (
+            "[[rule]]\nname = 'a'\ndo = 'hold g'\nwhen = { p = 7.0 }\n",
+            10,
+            ["when of [[rule]] \"a\"", "from 0 to 1"],
+        ),
+        (
+            "[[rule]]\ndo = 'drop'\nmatch.call = 'nfs.read'\nmatch.owner = 7\n",
+            9,
+            ["match of [[rule]] 2", "nlm.lock"],
+        ),
+        (
+            "[[rule]]\ndo = 'drop'\n[rule.until]\ncount = 0\n",
+            9,
+            ["until of", "count = 0"],
+        ),
+        (
+            "[[rule]]\nmatch = { call = 'nlm.lock' }\n# no\ndo = 'answer NFS3ERR_IO'\n",
+            10,
+            ["do of", "NLM4_DENIED_NOLOCKS"],
+        ),
+        (
+            "[[rule]]\nmatch = { call = 'nfs.read' }\ndo = 'drop'\n",
+            7,
+            ["name of", "a name of its own"],
+        ),
+        (
+            "[[rule]]\nmatch = { call = 'nlm.lock', direction = 'callback' }\ndo = 'drop'\n",
+            8,
+            ["match of", "granted_msg"],
+        ),
+    ] {
+        let text = format!("{head}{rest}");
+        let wrong = RuleFile::parse(&text).unwrap_err();
+        assert!(wrong.starts_with(&format!("line {line}: ")), "{wrong}\n{text}");
+        for part in parts {
+            assert!(wrong.contains(part), "{part} is not in: {wrong}");
+        }
+        let file: RuleFile = toml::from_str(&text).unwrap();
+        assert!(wrong.ends_with(&file.into_rules().unwrap_err()), "{wrong}");
+    }
+    let wrong = RuleFile::parse("rules = [\n 'nlm.lock -> drop',\n 'nlm.lock -> drop']").unwrap_err();
+    assert!(wrong.starts_with("line 3: two rules are called"), "{wrong}");
 }
 
 #[test]

@@ -54,6 +54,12 @@ pub trait Direct: Send + Sync + 'static {
         interrupted: CancellationToken,
     ) -> impl Future<Output = Result<(), Errno>> + Send;
 
+    /// Nobody waits for the answer to `unique` any more: its caller has been killed. What is done for it may end. Must
+    /// not block.
+    fn abandoned(&self, unique: u64) {
+        let _ = unique;
+    }
+
     /// An answer that counted one lookup of `nodeid` came after its caller had been killed: the kernel never heard of
     /// it and will not FORGET it. The same as a FORGET with `nlookup` 1. Must not block.
     fn forgotten(&self, nodeid: u64);

@@ -300,6 +300,7 @@ impl<D: Direct> Relay<D> {
                 if given_up {
                     tracing::debug!(target, tid, "given up: the caller has been killed");
                     self.kernel.refuse(target, libc::EINTR);
+                    self.direct.abandoned(target);
                 }
                 return;
             }

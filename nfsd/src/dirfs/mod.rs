@@ -21,8 +21,9 @@
 //! - Permissions are checked under that lock, before the change, with the same restriction.
 //! - Times are those of the kernel's clock, not [`Cx::now`]; before Linux 6.13 two changes within one tick (1 to 10 ms)
 //!   have the same ctime.
-//! - The verifier of an exclusive CREATE is kept in memory, for the last `limits::VERIFIERS` files: a CREATE that is
-//!   repeated after a restart finds its file and is told `NFS3ERR_EXIST`.
+//! - The verifier of an exclusive CREATE is kept with the file until its first SETATTR, and in memory for the last
+//!   `limits::VERIFIERS` files. On a file system without `trusted` attributes, or without `CAP_SYS_ADMIN`, in memory
+//!   only: a CREATE that is repeated after a restart is then told `NFS3ERR_EXIST`.
 //!
 //! Where to read on: `node` (finding files), `stat`, `data`, `names`, `rename`, `list`; `fh` has the system calls.
 

@@ -14,9 +14,11 @@ use proto::nfs3::{
     CreateHow3, Fattr3, Ftype3, Link3Wcc, NFS3_CREATEVERFSIZE, Nfsstat3, Sattr3, Specdata3, WccData,
 };
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, XattrFlags, fsetxattr, getxattr, linkat, makedev, mkdirat, mknodat,
+    openat, removexattr, symlinkat, unlinkat,
 };
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
 /// Most of a device's major and minor number: `dev_t` of Linux has 12 and 20 bits.
@@ -25,9 +27,14 @@ const MINOR_MAX: u32 = 0xf_ffff;
 
 type Verifier = [u8; NFS3_CREATEVERFSIZE];
 
-/// The verifiers of the latest exclusive CREATEs, so that a repeated one finds its file.
+/// Where the verifier of an exclusive CREATE is kept with the file until the first SETATTR, which clients send after it:
+/// an attribute that only the administrator sees. A CREATE that is repeated after a restart so finds its file.
 ///
-/// knfsd hides the verifier in the file's times, where the next SETATTR destroys it and other programs wonder.
+/// knfsd hides the verifier in the file's times, where other programs wonder.
+const VERIFIER: &CStr = c"trusted.nfslab.verifier";
+
+/// The verifiers of the latest exclusive CREATEs, for copies that come after the SETATTR, and for file systems and
+/// processes that cannot have [`VERIFIER`].
 #[derive(Debug, Default)]
 pub(super) struct Verifiers {
     by_file: HashMap<FileKey, Verifier>,
@@ -99,7 +106,11 @@ impl DirFs {
         };
         let made = self.add(cx, &dir, name, Ftype3::NF3REG, attributes, || {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-            openat(&dir.fd, name, flags, Mode::RUSR | Mode::WUSR).map(drop)
+            let file = openat(&dir.fd, name, flags, Mode::RUSR | Mode::WUSR)?;
+            if let Some(verifier) = &verifier {
+                let _ = fsetxattr(&file, VERIFIER, verifier, XattrFlags::CREATE);
+            }
+            Ok(())
         })?;
         if let Some(verifier) = verifier {
             self.verifiers.lock().remember(made.file, verifier);
@@ -126,7 +137,9 @@ impl DirFs {
                 self.settle(existing)?;
             }
             CreateHow3::Unchecked(_) => {}
-            CreateHow3::Exclusive(verifier) if self.verifiers.lock().made(&file, verifier) => {}
+            CreateHow3::Exclusive(verifier)
+                if self.verifiers.lock().made(&file, verifier)
+                    || kept_verifier(existing) == Some(*verifier) => {}
             CreateHow3::Guarded(_) | CreateHow3::Exclusive(_) => return Err(EXIST),
         }
         Ok(Made {
@@ -249,6 +262,20 @@ impl DirFs {
         unlinkat(&dir.fd, name, removal(directory)).map_err(status)?;
         self.settle(&dir)?;
         Ok(vfs::wcc(vfs::wcc_attr(&dir.attr), &dir.stat()?))
+    }
+}
+
+/// The verifier that is kept with a file.
+fn kept_verifier(node: &Node) -> Option<Verifier> {
+    let mut verifier = Verifier::default();
+    let len = getxattr(node.proc_path(), VERIFIER, &mut verifier).ok()?;
+    (len == verifier.len()).then_some(verifier)
+}
+
+/// The file has got its attributes: its verifier need not be kept with it any longer.
+pub(super) fn drop_verifier(node: &Node) {
+    if node.attr.ftype == Ftype3::NF3REG {
+        let _ = removexattr(node.proc_path(), VERIFIER);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::DirFs;
 use super::errors::status;
+use super::names::drop_verifier;
 use super::node::Node;
 use crate::cx::Cx;
 use crate::handle::FileKey;
@@ -89,6 +90,7 @@ impl DirFs {
         }
         let change = perm::plan_setattr(&cx.caller, &before, new, cx.now())?;
         self.apply(&node, &change, new)?;
+        drop_verifier(&node);
         let after = node.stat()?;
         self.settle(&node)?;
         Ok(vfs::wcc(vfs::wcc_attr(&before), &after))

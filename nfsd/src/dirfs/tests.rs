@@ -88,6 +88,45 @@ fn a_handle_survives_a_restart_and_renames_and_not_its_file() {
 }
 
 #[test]
+fn an_exclusive_create_that_is_repeated_after_a_restart_finds_its_file() {
+    let Some(mut lab) = lab() else { return };
+    let create = |lab: &Lab, verifier: &[u8; 8]| {
+        let made = lab
+            .fs
+            .create(&cx(), &lab.fs.root(), b"f", &CreateHow3::Exclusive(*verifier));
+        made.map(|made| made.file)
+    };
+    const EXIST: Result<FileKey> = Err(Nfsstat3::NFS3ERR_EXIST);
+    let file = create(&lab, b"attempt1").unwrap();
+    let probe = rustix::fs::setxattr(
+        lab.path("secret/file"),
+        "trusted.nfslab.test",
+        b"x",
+        rustix::fs::XattrFlags::empty(),
+    );
+    if let Err(error) = probe {
+        println!("skipped: no trusted attributes here: {error}");
+        return;
+    }
+    lab.restart();
+    assert_eq!(create(&lab, b"attempt2"), EXIST);
+    assert_eq!(create(&lab, b"attempt1"), Ok(file));
+    let mode = Sattr3 {
+        mode: Some(0o600),
+        ..Sattr3::default()
+    };
+    lab.fs.setattr(&cx(), &file, &mode, None).unwrap();
+    let kept = rustix::fs::getxattr(lab.path("export/f"), "trusted.nfslab.verifier", &mut [0; 8]);
+    assert_eq!(
+        kept,
+        Err(rustix::io::Errno::NODATA),
+        "nothing of ours stays on it"
+    );
+    lab.restart();
+    assert_eq!(create(&lab, b"attempt1"), EXIST, "its client has gone on");
+}
+
+#[test]
 fn an_inode_number_that_is_used_again_is_another_file() {
     let Some(lab) = lab() else { return };
     let path = lab.path("export/f");

@@ -183,3 +183,26 @@ fn an_export_may_be_for_some_only() {
     cx.peer = "10.1.2.3".parse().unwrap();
     assert!(exports.resolve_for(&cx, root.as_bytes()).is_ok());
 }
+
+#[test]
+fn whether_a_call_may_wait_for_a_disk_is_known_by_the_export_that_its_handle_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = match crate::dirfs::DirFs::open(folder.path(), 2) {
+        Ok(disk) => Arc::new(disk),
+        Err(error) => return println!("skipped: {error}"),
+    };
+    let list = vec![export(1, "/lab", 1), Export::new(2, "/disk", disk)];
+    let exports = Exports::new(&[0; 16], list).unwrap();
+    for (name, blocks) in [("/lab", false), ("/disk", true)] {
+        let handle = exports.root_handle(name).unwrap();
+        assert_eq!(exports.may_block(handle.as_bytes()), blocks, "{name}");
+        // Whether it was made here, the call finds out.
+        let mut forged = handle.as_bytes().to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        assert!(exports.resolve(&forged).is_err());
+        assert_eq!(exports.may_block(&forged), blocks, "{name}");
+    }
+    for nobodys in [&[][..], &[0, 0, 2], &[0, 0, 0, 3, 0], &[0xff; 64]] {
+        assert!(!exports.may_block(nobodys));
+    }
+}

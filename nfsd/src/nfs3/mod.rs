@@ -116,7 +116,7 @@ impl Nfs3 {
     /// Whether a call with these arguments may wait for a disk. It looks no further than the first handle.
     pub fn may_block(&self, args: &[u8]) -> bool {
         let fh = Reader::new(args).opaque("nfs_fh3", proto::nfs3::NFS3_FHSIZE);
-        fh.is_ok_and(|fh| self.exports.resolve(fh).is_ok_and(|t| t.store().may_block()))
+        fh.is_ok_and(|fh| self.exports.may_block(fh))
     }
 
     fn open<'a>(&'a self, cx: &'a Cx<'a>, fh: &[u8]) -> Result<Opened<'a>> {

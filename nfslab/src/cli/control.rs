@@ -629,6 +629,7 @@ impl NodeEvents {
 
 /// `nfslab reset`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  nfslab reset\n  nfslab reset --control unix:/run/nfslab.sock")]
 pub struct Reset {
     #[command(flatten)]
     at: At,

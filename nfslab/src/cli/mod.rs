@@ -14,6 +14,7 @@ mod shell;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Exit codes, the same for every command.
@@ -76,11 +77,15 @@ enum Command {
     /// Run scenario files: server, real kernel clients, faults, checks, report.
     Run(run::Run),
     /// The client kernels in the cache, and how they come there.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  nfslab kernel list\n  nfslab kernel fetch 6.1"
+    )]
     Kernel(kernels::KernelCommand),
     /// An interactive guest with the export mounted.
     Shell(shell::Shell),
     /// What this machine can and cannot do, and the mend for each.
+    #[command(after_help = "Examples:\n  nfslab doctor\n  nfslab doctor --output json")]
     Doctor,
     /// How the services of a running server are: list them, or set one.
     Service(control::Service),
@@ -121,6 +126,7 @@ pub fn main() -> ExitCode {
             tracing_subscriber::EnvFilter::try_from_env("NFSLAB_LOG")
                 .unwrap_or_else(|_| "warn,fuser=error".into()),
         )
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let done = match cli.command {
@@ -202,6 +208,26 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Its own, or those of the group to which it belongs.
+    #[test]
+    fn every_command_has_an_example_in_its_help() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help = command.clone().render_long_help().to_string();
+            assert!(
+                help.contains("Example") && help.contains(&format!("nfslab {name}")),
+                "{name}"
+            );
         }
     }
 }

@@ -15,8 +15,8 @@ use std::path::PathBuf;
                         nfslab mount -o soft,timeo=50,nolock 127.0.0.1:/lab /mnt\n  \
                         nfslab mount -o port=2050,mountport=2051,nlmport=2052 127.0.0.1:/lab /mnt\n\n\
                         It stays in the foreground until Ctrl-C, SIGTERM or `umount DIR`. The options are those of \
-                        nfs(5); nlmport=N and nsmport=N, which the kernel does not have, do without the server's \
-                        port mapper.")]
+                        nfs(5), and more: nlmport=N does without the server's port mapper, nlmtimeout=SECONDS \
+                        (3 to 20, 10 unless said) is the sysctl fs.nfs.nlm_timeout. NFSLAB_LOG=info tells more.")]
 pub struct Mount {
     /// What to mount: HOST:/EXPORT.
     #[arg(value_name = "EXPORT")]

@@ -9,15 +9,17 @@ use super::serve::read_journal;
 use super::{Done, Exit, OrExit, Output, Stop, Stopped, runtime};
 use crate::scenario::file::Scenario;
 use crate::scenario::report::{self, Full, Verdict, Wanted};
-use crate::scenario::run::{Setting, Store, run};
+use crate::scenario::run::{Clients, Kernels, Setting, Store, run};
 use crate::scenario::timeline::Timeline;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 use vm::kernels::{self, Kernel, Series};
@@ -27,12 +29,16 @@ use vm::{Cache, Extras, Progress, Userland};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  nfslab run scenarios/frozen-processes.toml\n  \
                         nfslab run --kernel 6.12 --pcap frozen.pcapng scenarios/frozen-processes.toml\n  \
+                        nfslab run --client fuse scenarios/two-clients.toml   (without QEMU, on `nfslab mount`)\n  \
                         nfslab run --store dir scenarios/suites/git.toml   (the same on a real directory, as root)\n  \
                         nfslab run --report junit=report.xml scenarios/*.toml")]
 pub struct Run {
     /// Scenario files.
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<PathBuf>,
+    /// What the clients are: real kernels in guests, or the FUSE client on this machine's kernel (as root; needs no QEMU).
+    #[arg(long, value_enum, default_value_t)]
+    client: ClientKind,
     /// Boot this series in every guest, whatever the scenario says.
     #[arg(long, value_name = "SERIES")]
     kernel: Option<Series>,
@@ -60,6 +66,16 @@ pub struct Run {
     /// Keep consoles and timelines in this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+/// What mounts the exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum ClientKind {
+    /// Real kernels, as the scenario says.
+    #[default]
+    Kernel,
+    /// `nfslab mount`.
+    Fuse,
 }
 
 /// Shows long work: a moving line on a terminal, one line for each step elsewhere.
@@ -113,6 +129,12 @@ pub fn prepare(
 
 impl Run {
     pub fn main(self, output: Output) -> Done {
+        if self.client == ClientKind::Fuse && self.kernel.is_some() {
+            return Err(anyhow!(
+                "--kernel is for --client kernel: the FUSE client runs on this machine's"
+            ))
+            .or_exit(Exit::Usage);
+        }
         let read = |path: &PathBuf| {
             let mut scenario = Scenario::read(path)?;
             self.variables.iter().try_for_each(|text| scenario.set(text))?;
@@ -131,7 +153,7 @@ impl Run {
         }
         let verdicts = match scenarios.as_slice() {
             [scenario] => vec![self.one(scenario, output)?],
-            _ => self.several(output)?,
+            several => self.several(several, output)?,
         };
         for report in &self.report {
             report.write(&verdicts).or_exit(Exit::Broken)?;
@@ -159,28 +181,23 @@ impl Run {
 
     /// Runs one scenario in this process.
     fn one(&self, scenario: &Scenario, output: Output) -> Result<Verdict, Stopped> {
-        let cache = Cache::open().or_exit(Exit::Broken)?;
-        let series = match self.kernel {
-            Some(series) => vec![series],
-            None => {
-                let parse = |c: &crate::scenario::file::Client| c.kernel.parse::<Series>();
-                scenario
-                    .clients
-                    .iter()
-                    .map(parse)
-                    .collect::<Result<_, _>>()
-                    .or_exit(Exit::Usage)?
+        let clients = match self.client {
+            ClientKind::Kernel => Clients::Kernels(self.kernels(scenario)?),
+            ClientKind::Fuse => {
+                if let Some(why) = scenario.needs_kernel() {
+                    return Err(anyhow!(
+                        "\"{}\" needs the kernel's NFS client: {why}",
+                        scenario.title
+                    ))
+                    .or_exit(Exit::Skipped);
+                }
+                Clients::Fuse
             }
         };
-        let extras = scenario.extras().or_exit(Exit::Skipped)?;
-        let (userland, kernels) = prepare(&cache, series, &extras).or_exit(Exit::Skipped)?;
         let namespace = vm::net::enter_namespace().or_exit(Exit::Skipped)?;
         let setting = Setting {
             namespace,
-            cache,
-            userland,
-            kernels,
-            kernel: self.kernel.map(|series| series.to_string()),
+            clients,
             seed: self.seed,
             store: self.store,
             journal: self.journal.clone(),
@@ -220,17 +237,62 @@ impl Run {
         Ok(verdict)
     }
 
-    /// Runs each scenario in a process of its own: a namespace holds one server.
-    fn several(&self, output: Output) -> Result<Vec<Verdict>, Stopped> {
-        let folder = tempfile::tempdir().or_exit(Exit::Broken)?;
-        let mut verdicts = Vec::new();
-        for (n, path) in self.scenarios.iter().enumerate() {
-            verdicts.push(self.child(path, &folder.path().join(format!("{n}.json")), output)?);
-        }
-        Ok(verdicts)
+    /// Brings what the guests of a scenario need into the cache.
+    fn kernels(&self, scenario: &Scenario) -> Result<Kernels, Stopped> {
+        let cache = Cache::open().or_exit(Exit::Broken)?;
+        let series = match self.kernel {
+            Some(series) => vec![series],
+            None => {
+                let parse = |c: &crate::scenario::file::Client| c.kernel.parse::<Series>();
+                scenario
+                    .clients
+                    .iter()
+                    .map(parse)
+                    .collect::<Result<_, _>>()
+                    .or_exit(Exit::Usage)?
+            }
+        };
+        let extras = scenario.extras().or_exit(Exit::Skipped)?;
+        let (userland, kernels) = prepare(&cache, series, &extras).or_exit(Exit::Skipped)?;
+        Ok(Kernels {
+            cache,
+            userland,
+            kernels,
+            kernel: self.kernel.map(|series| series.to_string()),
+        })
     }
 
-    fn child(&self, scenario: &Path, report: &Path, output: Output) -> Result<Verdict, Stopped> {
+    /// Runs each scenario in a process of its own: a namespace holds one server.
+    fn several(&self, scenarios: &[Scenario], output: Output) -> Result<Vec<Verdict>, Stopped> {
+        // On this thread: the children end with the thread that starts them.
+        let runtime = runtime()?;
+        runtime.block_on(async {
+            let mut stop = Stop::listen()?;
+            let folder = tempfile::tempdir().or_exit(Exit::Broken)?;
+            let mut verdicts = Vec::new();
+            for (n, (path, scenario)) in self.scenarios.iter().zip(scenarios).enumerate() {
+                if let Some(why) = scenario
+                    .needs_kernel()
+                    .filter(|_| self.client == ClientKind::Fuse)
+                {
+                    let title = &scenario.title;
+                    eprintln!("left out, since it needs the kernel's NFS client: {title} ({why})");
+                    continue;
+                }
+                let report = folder.path().join(format!("{n}.json"));
+                verdicts.push(self.child(path, &report, output, &mut stop).await?);
+            }
+            Ok(verdicts)
+        })
+    }
+
+    async fn child(
+        &self,
+        scenario: &Path,
+        report: &Path,
+        output: Output,
+        stop: &mut Stop,
+    ) -> Result<Verdict, Stopped> {
         let name = scenario.file_stem().unwrap_or_default();
         let mut command = Command::new(std::env::current_exe().or_exit(Exit::Broken)?);
         command
@@ -240,6 +302,9 @@ impl Run {
         command.arg("--report").arg(format!("json={}", report.display()));
         if let Some(kernel) = &self.kernel {
             command.arg(format!("--kernel={kernel}"));
+        }
+        if self.client == ClientKind::Fuse {
+            command.args(["--client", "fuse"]);
         }
         if self.store == Store::Dir {
             command.args(["--store", "dir"]);
@@ -264,7 +329,7 @@ impl Run {
                 .args(["--output", "json"])
                 .stdout(std::process::Stdio::null());
         }
-        let status = command.status().or_exit(Exit::Broken)?;
+        let status = until_told(command, stop).await.or_exit(Exit::Broken)?;
         match status.code() {
             Some(0 | 1) => {}
             Some(77) => return Err(anyhow!("{} was skipped", scenario.display())).or_exit(Exit::Skipped),
@@ -273,6 +338,22 @@ impl Run {
         let mut verdicts = report::read(report).or_exit(Exit::Broken)?;
         Ok(verdicts.remove(0))
     }
+}
+
+/// Runs a command to its end. If we are told to stop, it is told as well, and gets the time to clean up.
+async fn until_told(mut command: Command, stop: &mut Stop) -> Result<ExitStatus> {
+    vm::dies_with_us(&mut command, Signal::SIGTERM);
+    let mut child = tokio::process::Command::from(command).spawn()?;
+    tokio::select! {
+        status = child.wait() => return Ok(status?),
+        () = stop.told() => {}
+    }
+    if let Some(pid) = child.id() {
+        // It may have ended by itself meanwhile.
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
+    }
+    child.wait().await?;
+    Err(anyhow!("interrupted: no verdict"))
 }
 
 /// `frozen.pcapng` becomes `frozen-NAME.pcapng`: one capture for each scenario.

@@ -38,13 +38,15 @@ pub struct Scenario {
     /// How to mend it in real life.
     #[serde(default)]
     pub mend: String,
+    /// Why it needs the kernel's NFS client, if it does: it does not run on the FUSE client.
+    pub kernel_only: Option<String>,
     /// Shell variables for every script of it; `--set NAME=VALUE` overrides one.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
     /// The server.
     #[serde(default)]
     pub server: Server,
-    /// The clients: real kernels.
+    /// The clients: real kernels, or the FUSE client (`--client fuse`).
     #[serde(default, rename = "client")]
     pub clients: Vec<Client>,
     /// What is done and what must be seen, in order.
@@ -187,6 +189,8 @@ pub struct Step {
     pub say: String,
     /// What this step settles, in a sentence for docs/symptoms.md: it stands there if the step passes.
     pub shows: Option<String>,
+    /// Why it is so of the kernel's NFS client only, if it is: on the FUSE client the step is passed over.
+    pub kernel_only: Option<String>,
     /// How long it may take: "20s".
     #[serde(default, deserialize_with = "duration::deserialize")]
     #[schemars(with = "Option<String>")]
@@ -417,7 +421,7 @@ pub struct Processes {
     /// The state letter: R, S, D, Z, T.
     pub state: char,
     /// A function that must be on the kernel stack; several with `|` between them: one of them, since kernels rename
-    /// theirs.
+    /// theirs. On the FUSE client whoever waits does so in `request_wait_answer`, in S or D, for a lock in `fuse_setlk`.
     pub stack: Option<String>,
 }
 
@@ -615,6 +619,15 @@ impl Scenario {
         self.variables.iter().map(assign).collect()
     }
 
+    /// Why it cannot run on the FUSE client, if so.
+    pub fn needs_kernel(&self) -> Option<&str> {
+        let modules = self.clients.iter().any(|client| !client.modules.is_empty());
+        match &self.kernel_only {
+            Some(why) => Some(why),
+            None => modules.then_some("its clients load kernel modules"),
+        }
+    }
+
     /// What its clients need beyond the usual tools. Every client gets what any of them asks for: they boot
     /// one image.
     ///
@@ -742,7 +755,11 @@ mod tests {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.extension().is_some_and(|e| e == "toml") {
-                    Scenario::read(&path).unwrap();
+                    let scenario = Scenario::read(&path).unwrap();
+                    let told = [&scenario.find, &scenario.mend].map(|text| !text.trim().is_empty());
+                    let shows = scenario.steps.iter().any(|step| step.shows.is_some());
+                    let complete = told == [true, true] && shows;
+                    assert!(scenario.row.is_none() || complete, "{}", path.display());
                     seen += 1;
                 }
             }

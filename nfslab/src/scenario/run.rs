@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use vm::net::{Namespace, SERVER};
-use vm::{Guest, GuestConfig, Mount};
+use vm::{FuseConfig, Guest, GuestConfig, Mount};
 
 /// How long a guest may take to boot and mount.
 pub(super) const BOOT: Duration = Duration::from_secs(60);
@@ -40,10 +40,16 @@ pub enum Store {
     Dir,
 }
 
-/// What a run needs beside the scenario.
-pub struct Setting {
-    /// The namespace in which this process is.
-    pub namespace: Namespace,
+/// What the clients are.
+pub enum Clients {
+    /// Real kernels in guests.
+    Kernels(Kernels),
+    /// The FUSE client on this machine's kernel.
+    Fuse,
+}
+
+/// What guests need.
+pub struct Kernels {
     /// Where kernels and images are.
     pub cache: vm::Cache,
     /// The programs of the guests.
@@ -52,6 +58,14 @@ pub struct Setting {
     pub kernels: BTreeMap<String, vm::kernels::Kernel>,
     /// A series for every client instead of the scenario's.
     pub kernel: Option<String>,
+}
+
+/// What a run needs beside the scenario.
+pub struct Setting {
+    /// The namespace in which this process is.
+    pub namespace: Namespace,
+    /// What the clients are.
+    pub clients: Clients,
     /// For every hashed choice.
     pub seed: u64,
     /// What is behind the exports that the scenario keeps in memory.
@@ -195,16 +209,35 @@ async fn boot(
 ) -> Result<BTreeMap<String, Booted>> {
     let mut booting = JoinSet::new();
     for (spec, index) in scenario.clients.iter().zip(1u8..) {
-        let config = guest_config(spec, index, setting)?;
-        let (cache, name) = (setting.cache.clone(), spec.name.clone());
-        booting.spawn(async move { (name, Guest::boot(config, &cache).await) });
+        let name = spec.name.clone();
+        match &setting.clients {
+            Clients::Kernels(kernels) => {
+                let config = guest_config(spec, index, setting, kernels)?;
+                let cache = kernels.cache.clone();
+                booting.spawn(async move { (name, Guest::boot(config, &cache).await) });
+            }
+            Clients::Fuse => {
+                let config = FuseConfig {
+                    name: spec.name.clone(),
+                    index,
+                    network: setting.namespace,
+                    mounts: mounts(spec),
+                    nlm_timeout: spec.nlm_timeout,
+                    deadline: BOOT,
+                };
+                booting.spawn(async move { (name, Guest::on_fuse(config).await) });
+            }
+        }
     }
     let mut guests = BTreeMap::new();
     while let Some(booted) = booting.join_next().await {
         let (name, guest) = booted?;
         let guest = guest?;
         let uname = guest.exec("uname -r", Duration::from_secs(10)).await?;
-        let kernel = uname.stdout.trim().to_owned();
+        let kernel = match guest.is_on_fuse() {
+            false => uname.stdout.trim().to_owned(),
+            true => format!("{} (FUSE client)", uname.stdout.trim()),
+        };
         let mounted = guest.booted().mounted.unwrap_or(guest.booted().ready);
         let at = clock.at(guest.power_on() + mounted);
         let mounts = scenario
@@ -216,8 +249,12 @@ async fn boot(
             .iter()
             .map(|m| format!("{} on {}", m.export, m.at))
             .collect();
+        let begun = match guest.is_on_fuse() {
+            false => format!("Linux {kernel} has booted"),
+            true => "the FUSE client has started".to_owned(),
+        };
         let text = format!(
-            "{name}: Linux {kernel} has booted and mounted {}, {} after power-on",
+            "{name}: {begun} and mounted {}, {} after power-on",
             places.join(", "),
             seconds(ms(mounted))
         );
@@ -233,11 +270,11 @@ async fn boot(
     Ok(guests)
 }
 
-fn guest_config(spec: &ClientSpec, index: u8, setting: &Setting) -> Result<GuestConfig> {
-    let series = setting.kernel.as_ref().unwrap_or(&spec.kernel);
-    let kernel = setting.kernels.get(series).cloned();
+fn guest_config(spec: &ClientSpec, index: u8, setting: &Setting, kernels: &Kernels) -> Result<GuestConfig> {
+    let series = kernels.kernel.as_ref().unwrap_or(&spec.kernel);
+    let kernel = kernels.kernels.get(series).cloned();
     let kernel = kernel.ok_or_else(|| anyhow!("kernel {series} is not fetched"))?;
-    let mut config = GuestConfig::new(&spec.name, index, kernel, setting.userland.clone());
+    let mut config = GuestConfig::new(&spec.name, index, kernel, kernels.userland.clone());
     config.network = Some(setting.namespace);
     config.memory_mib = spec.memory_mib;
     config.nlm_timeout = spec.nlm_timeout;
@@ -246,13 +283,14 @@ fn guest_config(spec: &ClientSpec, index: u8, setting: &Setting) -> Result<Guest
         .out
         .as_ref()
         .map(|out| out.join(format!("{}.console.log", spec.name)));
-    config.mounts = spec
-        .mounts
-        .iter()
-        .map(|mount| Mount {
-            options: mount.options.clone(),
-            ..Mount::v3(format!("{SERVER}:{}", mount.export), &mount.at)
-        })
-        .collect();
+    config.mounts = mounts(spec);
     Ok(config)
+}
+
+fn mounts(spec: &ClientSpec) -> Vec<Mount> {
+    let mount = |mount: &super::file::Mount| Mount {
+        options: mount.options.clone(),
+        ..Mount::v3(format!("{SERVER}:{}", mount.export), &mount.at)
+    };
+    spec.mounts.iter().map(mount).collect()
 }

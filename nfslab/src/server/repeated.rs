@@ -15,7 +15,7 @@ use proto::nfs3::Nfs3Proc;
 use proto::nlm::NlmProc;
 use proto::nsm::SmProc;
 use proto::portmap::PmapProc;
-use rpc::drc::{Cache, Key, Seen};
+use rpc::drc::{Cache, Key, Seen, Ticket};
 use rpc::msg::CallHeader;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -162,10 +162,11 @@ impl Repeated {
         let key = Key::new(peer, header, args);
         let seen = cache.lock().look_up(key);
         match seen {
-            Seen::New => Due::Remember(Arc::new(Underway {
+            Seen::New(ticket) => Due::Remember(Arc::new(Underway {
                 repeated: self.clone(),
                 service,
                 key,
+                ticket,
             })),
             Seen::InProgress => Due::Wait,
             Seen::Answered(reply) => Due::Again(reply),
@@ -194,13 +195,14 @@ pub struct Underway {
     repeated: Arc<Repeated>,
     service: Service,
     key: Key,
+    ticket: Ticket,
 }
 
 impl Underway {
     /// The call was answered with this message.
     pub fn answered(&self, reply: Bytes) {
         if let Some(cache) = self.repeated.caches.get(&self.service) {
-            cache.lock().answered(&self.key, reply);
+            cache.lock().answered(&self.key, self.ticket, reply);
         }
     }
 }
@@ -208,7 +210,7 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         if let Some(cache) = self.repeated.caches.get(&self.service) {
-            cache.lock().abandon(&self.key);
+            cache.lock().abandon(&self.key, self.ticket);
         }
     }
 }

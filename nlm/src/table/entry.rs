@@ -39,9 +39,16 @@ impl Entry {
         self.owner
     }
 
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.last_and_kind & OFFSET_MAX
+    }
+
     pub(crate) fn range(&self) -> Range {
-        let last = self.last_and_kind & OFFSET_MAX;
-        Range::new(self.start, last).unwrap_or(Range::WHOLE_FILE)
+        Range::new(self.start, self.last()).unwrap_or(Range::WHOLE_FILE)
     }
 
     pub(crate) fn kind(&self) -> Kind {

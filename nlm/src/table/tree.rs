@@ -79,7 +79,9 @@ impl Reach {
 
     fn add(&mut self, end: u64, owner: OwnerId) {
         if owner == self.owner {
-            self.end = self.end.max(end);
+            if end > self.end {
+                self.end = end;
+            }
         } else if end > self.end {
             (self.other_end, self.other_owner) = (self.end, self.owner);
             (self.end, self.owner) = (end, owner);
@@ -95,12 +97,8 @@ impl Reach {
 
     /// Whether a lock of another owner than `me` goes beyond the byte `start`, or up to it.
     fn by_another(&self, me: OwnerId, start: u64) -> bool {
-        let end = if self.owner == me {
-            self.other_end
-        } else {
-            self.end
-        };
-        end > start
+        // The farthest first: nearly every branch that is looked at ends before.
+        self.end > start && (self.owner != me || self.other_end > start)
     }
 }
 
@@ -123,7 +121,7 @@ impl Reaches {
         } else {
             &mut self.shared
         };
-        reach.add(entry.range().last() + 1, entry.owner());
+        reach.add(entry.last() + 1, entry.owner());
     }
 
     fn rests_on(&self, entry: &Entry) -> bool {
@@ -132,7 +130,7 @@ impl Reaches {
         } else {
             &self.shared
         };
-        kind.rests_on(entry.range().last() + 1, entry.owner())
+        kind.rests_on(entry.last() + 1, entry.owner())
     }
 
     fn add_all(&mut self, below: &Reaches) {
@@ -159,7 +157,11 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     fn conflicts(&self, entry: &Entry) -> bool {
-        entry.range().overlaps(self.range) && entry.owner() != self.owner && self.kind.conflicts(entry.kind())
+        // Most entries that are looked at end before; the range as a whole is nobody's question.
+        entry.last() >= self.range.start()
+            && entry.start() <= self.range.last()
+            && entry.owner() != self.owner
+            && self.kind.conflicts(entry.kind())
     }
 
     fn may_conflict(&self, below: &Reaches) -> bool {
@@ -217,7 +219,10 @@ impl Forest {
                     .partition_point(|b| b.first <= entry.key())
                     .saturating_sub(1);
                 let branch = branches.get_mut(index)?;
-                branch.first = branch.first.min(entry.key());
+                // Written only if it changes, which is seldom: a line that nobody writes stays with every processor.
+                if entry.key() < branch.first {
+                    branch.first = entry.key();
+                }
                 branch.reach.add(&entry);
                 (index, branch.node)
             }
@@ -406,10 +411,7 @@ impl Forest {
     ) -> ControlFlow<B> {
         match self.nodes.at(root) {
             Node::Leaf(entries) => {
-                for entry in entries
-                    .iter()
-                    .take_while(|e| e.range().start() <= wanted.range.last())
-                {
+                for entry in entries.iter().take_while(|e| e.start() <= wanted.range.last()) {
                     if wanted.conflicts(entry) {
                         see(entry)?;
                     }

@@ -400,6 +400,7 @@ impl<'a> OneTranscript<'a> {
             name: None,
             state: 3,
             stale: false,
+            cookie: None,
         };
         match self.call(&test, false).await? {
             Answer::Status(Nlm4Stat::NLM4_GRANTED) => Ok(()),

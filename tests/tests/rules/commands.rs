@@ -157,7 +157,7 @@ fn a_mistake_in_rules_is_named_with_what_would_be_right_and_changes_nothing() {
         ),
         (
             "[[rule]]\nname = 'a'\ndo = 'drop'\nwhen = { p = 3.0 }\n",
-            ["\"a\"", "p = 3", "from 0 to 1"],
+            ["line 4: when of [[rule]] \"a\"", "p = 3", "from 0 to 1"],
         ),
         ("rule = 5", ["line 1", "rule", "sequence"]),
         ("rules = ['nlm.lock -> drop'", ["line 1", "array", "]"]),

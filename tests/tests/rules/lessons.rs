@@ -77,7 +77,7 @@ async fn a_rule_set_with_one_mistake_changes_nothing() {
             "from 0 to 1",
         ),
     ] {
-        let file = faults::rule::RuleFile::parse(file).unwrap();
+        let file = toml::from_str(file).unwrap();
         let error = lab.server.node().set_rule_file(file).unwrap_err();
         assert!(error.contains(complaint), "{error}");
     }

@@ -6,7 +6,12 @@ use nfslab_tests::transcript::{Answer, Ask, Call, Lock};
 use proto::nlm::{self, FshAccess, FshMode, Netobj, Nlm4Stat, NlmProc, V4, v3};
 use rpc::xdr::{self, Encode, Writer};
 
+/// The cookie of a call whose transcript does not name one.
 const COOKIE: &[u8] = b"a cookie of 21 bytes.";
+
+fn cookie_of(call: &Call) -> &[u8] {
+    call.cookie.as_deref().map_or(COOKIE, str::as_bytes)
+}
 
 /// Arguments that are encoded already.
 pub struct Raw(pub Bytes);
@@ -47,9 +52,9 @@ pub fn ask(call: &Call, fh: &[u8]) -> Result<(NlmProc, Bytes), String> {
         l_offset: call.bytes.offset,
         l_len: call.bytes.len,
     };
-    let mut w = Writer::new();
+    let (mut w, cookie) = (Writer::new(), Netobj::from(cookie_of(call)));
     let share = |access, mode| nlm::ShareArgs {
-        cookie: COOKIE.into(),
+        cookie,
         share: nlm::Share {
             caller_name: alock.caller_name,
             fh: alock.fh,
@@ -74,7 +79,7 @@ pub fn ask(call: &Call, fh: &[u8]) -> Result<(NlmProc, Bytes), String> {
             NlmProc::NLM_FREE_ALL
         }
         Ask::Lock { block, monitor, .. } => {
-            Netobj::from(COOKIE).encode(&mut w);
+            cookie.encode(&mut w);
             block.encode(&mut w);
             call.exclusive.encode(&mut w);
             if *monitor {
@@ -84,18 +89,18 @@ pub fn ask(call: &Call, fh: &[u8]) -> Result<(NlmProc, Bytes), String> {
             }
         }
         Ask::Cancel => {
-            Netobj::from(COOKIE).encode(&mut w);
+            cookie.encode(&mut w);
             true.encode(&mut w);
             call.exclusive.encode(&mut w);
             NlmProc::NLM_CANCEL
         }
         Ask::Test => {
-            Netobj::from(COOKIE).encode(&mut w);
+            cookie.encode(&mut w);
             call.exclusive.encode(&mut w);
             NlmProc::NLM_TEST
         }
         Ask::Unlock => {
-            Netobj::from(COOKIE).encode(&mut w);
+            cookie.encode(&mut w);
             NlmProc::NLM_UNLOCK
         }
     };
@@ -122,7 +127,12 @@ pub fn answer(call: &Call, with_holder: bool, result: &[u8]) -> Result<Answer, S
     }
     let mut r = xdr::Reader::new(result);
     let cookie = r.opaque("cookie", 1024).map_err(|error| error.to_string())?;
-    same(&COOKIE, &cookie)?;
+    // Linux, and we, send four bytes where there were none.
+    let sent = match cookie_of(call) {
+        [] => &[0; 4][..],
+        sent => sent,
+    };
+    same(&sent, &cookie)?;
     let stat = Nlm4Stat(r.u32("status").map_err(|error| error.to_string())?);
     if with_holder && stat == Nlm4Stat::NLM4_DENIED && call.version == V4 {
         let test: nlm::TestRes<'_> = xdr::from_bytes(result).map_err(|error| error.to_string())?;

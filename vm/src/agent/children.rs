@@ -46,9 +46,9 @@ struct State {
     labels: BTreeMap<String, i32>,
 }
 
-struct Started {
+pub(super) struct Started {
     pid: i32,
-    child: Child,
+    pub(super) child: Child,
     ended: Receiver<Status>,
 }
 
@@ -65,7 +65,7 @@ impl Children {
     }
 
     /// Starts a program, which the caller gave a process group of its own.
-    fn start(&self, command: &mut Command, label: Option<&str>) -> io::Result<Started> {
+    pub(super) fn start(&self, command: &mut Command, label: Option<&str>) -> io::Result<Started> {
         let mut state = self.state();
         if let Some(label) = label {
             if state
@@ -234,22 +234,13 @@ impl Agent {
         let (end, ended) = channel();
         let label = label.to_owned();
         thread::Builder::new().spawn(move || {
-            let mut lines = Lines::default();
-            let send = |line: Vec<u8>| {
-                let line = String::from_utf8_lossy(&line).into_owned();
+            each_line(from, |line| {
                 self.link.send(&Message::Output {
                     label: label.clone(),
                     stream,
                     line,
                 });
-            };
-            read_all(from, |bytes| {
-                lines.push(bytes, LONGEST_LINE).into_iter().for_each(send)
             });
-            let rest = lines.rest();
-            if !rest.is_empty() {
-                send(rest);
-            }
             drop(end);
         })?;
         Ok(ended)
@@ -289,6 +280,19 @@ fn gather(from: Option<impl Read + Send + 'static>, limit: usize) -> io::Result<
 fn take(gathered: &Gathered) -> (String, bool) {
     let gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
     (String::from_utf8_lossy(&gathered.0).into_owned(), gathered.1)
+}
+
+/// Reads lines to the end of a stream, the last one even if it has no end.
+pub(super) fn each_line(from: Option<impl Read>, mut each: impl FnMut(String)) {
+    let mut lines = Lines::default();
+    let mut text = |line: Vec<u8>| each(String::from_utf8_lossy(&line).into_owned());
+    read_all(from, |bytes| {
+        lines.push(bytes, LONGEST_LINE).into_iter().for_each(&mut text);
+    });
+    let rest = lines.rest();
+    if !rest.is_empty() {
+        text(rest);
+    }
 }
 
 fn read_all(from: Option<impl Read>, mut each: impl FnMut(&[u8])) {

@@ -13,6 +13,7 @@
 mod calls;
 mod children;
 mod files;
+mod here;
 mod kmsg;
 mod link;
 mod processes;
@@ -53,6 +54,9 @@ pub(crate) struct Agent {
     children: children::Children,
 }
 
+pub(crate) use here::ENTER;
+pub use here::{is_client, start as start_client};
+
 /// Whether this process is process 1 of a guest. Ask before anything else is
 /// done, and call [`main`] if so.
 pub fn is_guest_init() -> bool {
@@ -69,6 +73,9 @@ pub fn main() -> ! {
 }
 
 fn run() -> io::Result<()> {
+    if here::is_here() {
+        return serve(here::begin()?, std::iter::empty());
+    }
     file_systems()?;
     // SAFETY: no other thread exists yet.
     unsafe {
@@ -88,7 +95,11 @@ fn run() -> io::Result<()> {
             break;
         }
     }
-    let mut port = open_port(&dev)?;
+    serve(open_port(&dev)?, modules)
+}
+
+/// Greets the host, loads the `modules` that are left, and does what it is told until the host closes the line.
+fn serve<'a>(mut port: fs::File, mut modules: impl Iterator<Item = &'a str>) -> io::Result<()> {
     let agent = Arc::new(Agent {
         link: link::Link::new(port.try_clone()?),
         children: children::Children::new(),
@@ -213,6 +224,10 @@ fn uptime_ms() -> u64 {
 
 /// Off, at once: no sync, which would wait for a hung server.
 fn power_off() -> ! {
+    if here::is_here() {
+        // With process 1 go all the others.
+        std::process::exit(0);
+    }
     loop {
         let _ = reboot(RebootMode::RB_POWER_OFF);
         // Only if the machine has no way to switch itself off.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
 
-use super::Agent;
+use super::{Agent, here};
 use crate::ifconfig;
 use crate::protocol::{Addresses, Fixture, Message, Mount, Setup};
 
@@ -26,6 +26,9 @@ impl Agent {
     pub(super) fn setup(self: Arc<Self>, setup: &Setup) -> Result<(), String> {
         let until = Instant::now() + Duration::from_millis(setup.deadline_ms);
         name(setup)?;
+        if here::is_here() {
+            return self.setup_here(setup, until);
+        }
         ifconfig::up("lo").map_err(|e| format!("bringing up lo: {e}"))?;
         if let Some(addresses) = &setup.network {
             network(addresses)?;

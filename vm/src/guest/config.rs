@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::accel::Accel;
 use crate::error::{Error, Result};
 use crate::kernels::Kernel;
-use crate::net::{MOST_GUESTS, Namespace};
-use crate::protocol::{Fixture, Mount};
+use crate::net::{MOST_GUESTS, Namespace, PREFIX, SERVER, guest_address};
+use crate::protocol::{Addresses, Fixture, Mount, Setup};
 use crate::userland::Userland;
 
 /// How a guest shall be.
@@ -69,28 +69,91 @@ impl GuestConfig {
 
     /// Refuses what cannot work, before anything is started.
     pub(super) fn check(&self) -> Result<()> {
-        let wrong = |problem: String| Error::Boot {
-            guest: self.name.clone(),
-            problem,
-            console: Vec::new(),
-        };
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if self.name.is_empty() || self.name.len() > 63 || !self.name.chars().all(fits) {
-            return Err(wrong(
-                "its name must be 1 to 63 letters, digits and hyphens".into(),
-            ));
-        }
-        if !(1..=MOST_GUESTS).contains(&self.index) {
-            return Err(wrong(format!(
-                "its index is {}, expected 1 to {MOST_GUESTS}",
-                self.index
-            )));
-        }
+        check(&self.name, self.index)?;
         if self.network.is_none() && !self.mounts.is_empty() {
             return Err(wrong(
-                "it has mounts but no network: call net::enter_namespace first".into(),
+                &self.name,
+                "it has mounts but no network: call net::enter_namespace first",
             ));
         }
         Ok(())
     }
+
+    pub(super) fn setup(&self) -> Setup {
+        Setup {
+            hostname: self.name.clone(),
+            network: self.network.map(|_| addresses(self.index)),
+            fixture: self.fixture,
+            nlm_timeout: self.nlm_timeout,
+            mounts: self.mounts.clone(),
+            deadline_ms: 0,
+        }
+    }
+}
+
+/// A client without a machine: processes of this kernel, in namespaces of their own, on a mount of the FUSE client.
+#[derive(Clone, Debug)]
+pub struct FuseConfig {
+    /// Its host name, which NLM sends as `caller_name`.
+    pub name: String,
+    /// Which client it is, from 1: it gets the address 10.77.0.(index+1).
+    pub index: u8,
+    /// Where that address is.
+    pub network: Namespace,
+    /// What to mount before it counts as ready; the options are those of `nfslab mount`.
+    pub mounts: Vec<Mount>,
+    /// Seconds for the option `nlmtimeout`.
+    pub nlm_timeout: Option<u32>,
+    /// How long all of that may take.
+    pub deadline: Duration,
+}
+
+impl FuseConfig {
+    pub(super) fn check(&self) -> Result<()> {
+        check(&self.name, self.index)
+    }
+
+    pub(super) fn setup(&self) -> Setup {
+        Setup {
+            hostname: self.name.clone(),
+            network: Some(addresses(self.index)),
+            fixture: Fixture::default(),
+            nlm_timeout: self.nlm_timeout,
+            mounts: self.mounts.clone(),
+            deadline_ms: 0,
+        }
+    }
+}
+
+fn addresses(index: u8) -> Addresses {
+    Addresses {
+        guest: guest_address(index),
+        prefix: PREFIX,
+        server: SERVER,
+    }
+}
+
+fn wrong(name: &str, problem: impl Into<String>) -> Error {
+    Error::Boot {
+        guest: name.to_owned(),
+        problem: problem.into(),
+        console: Vec::new(),
+    }
+}
+
+fn check(name: &str, index: u8) -> Result<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if name.is_empty() || name.len() > 63 || !name.chars().all(fits) {
+        return Err(wrong(
+            name,
+            "its name must be 1 to 63 letters, digits and hyphens",
+        ));
+    }
+    if !(1..=MOST_GUESTS).contains(&index) {
+        return Err(wrong(
+            name,
+            format!("its index is {index}, expected 1 to {MOST_GUESTS}"),
+        ));
+    }
+    Ok(())
 }

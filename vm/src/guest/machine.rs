@@ -9,11 +9,13 @@ use super::SHUTDOWN_DEADLINE;
 use super::config::GuestConfig;
 use super::events::EventKind;
 use super::wire::{Life, NoAnswer, Wire};
+use crate::agent::ENTER;
 use crate::cache::Cache;
+use crate::child;
 use crate::error::{Context, Error, Result};
 use crate::initramfs;
-use crate::net::{PREFIX, SERVER, Tap, guest_address};
-use crate::protocol::{Addresses, Answer, Request, Setup, VERSION};
+use crate::net::Tap;
+use crate::protocol::{Answer, Request, Setup, VERSION};
 use crate::qemu::{self, Engine, Machine};
 use crate::vmlinux;
 
@@ -54,33 +56,23 @@ impl Launched {
         }
     }
 
-    pub(super) async fn set_up(&self, config: &GuestConfig) -> Result<()> {
-        let left = config.boot_deadline.saturating_sub(self.wire.power_on.elapsed());
+    /// Has the agent do what `setup` says, `within` so long from power-on.
+    pub(super) async fn set_up(&self, setup: Setup, within: Duration) -> Result<()> {
+        let left = within.saturating_sub(self.wire.power_on.elapsed());
         // The guest gives up a little before us: its error says more.
         let inner = left
             .saturating_sub(Duration::from_millis(500))
             .max(Duration::from_millis(100));
-        let addresses = || Addresses {
-            guest: guest_address(config.index),
-            prefix: PREFIX,
-            server: SERVER,
-        };
         let setup = Setup {
-            hostname: config.name.clone(),
-            network: config.network.map(|_| addresses()),
-            fixture: config.fixture,
-            nlm_timeout: config.nlm_timeout,
-            mounts: config.mounts.clone(),
             deadline_ms: u64::try_from(inner.as_millis()).unwrap_or(u64::MAX),
+            ..setup
         };
         match self.wire.call(Request::Setup(setup), left).await {
             Ok(Answer::Done) => Ok(()),
             Ok(Answer::Error(problem)) => Err(self.failed(problem).await),
             Ok(other) => Err(self.failed(format!("an odd answer: {other:?}")).await),
             Err(NoAnswer::Ended(how)) => Err(self.error(how)),
-            Err(NoAnswer::Deadline) => Err(self
-                .failed(format!("not ready within {:?}", config.boot_deadline))
-                .await),
+            Err(NoAnswer::Deadline) => Err(self.failed(format!("not ready within {within:?}")).await),
         }
     }
 
@@ -129,6 +121,20 @@ pub(super) async fn launch(config: &GuestConfig, cache: &Cache, engine: Engine) 
     let wire = Wire::connect(power_on, running, console_log).context(|| "connecting to QEMU".into())?;
     Ok(Launched {
         name: config.name.clone(),
+        wire,
+    })
+}
+
+/// Starts a client that needs no machine: our own executable, in namespaces.
+pub(super) fn launch_here(name: &str) -> Result<Launched> {
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.env(ENTER, "1");
+    let power_on = Instant::now();
+    // Its console stays silent: what there is to say goes over the link, or to its standard error.
+    let running = child::start(name, "the client", command, |_| Ok(Vec::new()))?;
+    let wire = Wire::connect(power_on, running, None).context(|| "connecting to a client".into())?;
+    Ok(Launched {
+        name: name.to_owned(),
         wire,
     })
 }

@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
 
-pub use config::GuestConfig;
+pub use config::{FuseConfig, GuestConfig};
 pub use events::{EventKind, Events, GuestEvent};
 pub(crate) use machine::try_boot;
-use machine::{Launched, launch};
+use machine::{Launched, launch, launch_here};
 use wire::{Life, NoAnswer};
 
 use crate::accel;
 use crate::cache::Cache;
 use crate::error::{Error, Result};
-use crate::net::guest_address;
-use crate::protocol::{Answer, Bytes, CHUNK, Output, Process, Request, Status};
+use crate::net::{add_client, guest_address};
+use crate::protocol::{Answer, Bytes, CHUNK, Output, Process, Request, Setup, Status};
 
 /// What a script's outputs may hold, each.
 const OUTPUT_LIMIT: usize = 1 << 20;
@@ -58,6 +58,7 @@ pub struct Guest {
     machine: Launched,
     booted: Booted,
     address: std::net::Ipv4Addr,
+    fuse: bool,
 }
 
 /// The console as a terminal: raw bytes both ways.
@@ -75,10 +76,35 @@ impl Guest {
         config.check()?;
         let engine = accel::choose(&config, cache).await?;
         let launched = launch(&config, cache, engine).await?;
-        let deadline = config.boot_deadline;
+        Self::ready(
+            launched,
+            config.setup(),
+            config.boot_deadline,
+            config.index,
+            false,
+        )
+        .await
+    }
+
+    /// Starts a client that needs no machine: see [`FuseConfig`]. Needs root, overlayfs and /dev/fuse.
+    pub async fn on_fuse(config: FuseConfig) -> Result<Self> {
+        config.check()?;
+        add_client(config.network, config.index)?;
+        let launched = launch_here(&config.name)?;
+        Self::ready(launched, config.setup(), config.deadline, config.index, true).await
+    }
+
+    /// Waits until it is set up.
+    async fn ready(
+        launched: Launched,
+        setup: Setup,
+        deadline: Duration,
+        index: u8,
+        fuse: bool,
+    ) -> Result<Self> {
         let boot = async {
             let agent = launched.greeting().await?;
-            launched.set_up(&config).await?;
+            launched.set_up(setup, deadline).await?;
             Ok(agent)
         };
         let agent = match tokio::time::timeout(deadline, boot).await {
@@ -94,7 +120,8 @@ impl Guest {
         Ok(Self {
             machine: launched,
             booted,
-            address: guest_address(config.index),
+            address: guest_address(index),
+            fuse,
         })
     }
 
@@ -106,6 +133,11 @@ impl Guest {
     /// Its address.
     pub fn address(&self) -> std::net::Ipv4Addr {
         self.address
+    }
+
+    /// Whether its mounts are those of the FUSE client, on this machine's kernel.
+    pub fn is_on_fuse(&self) -> bool {
+        self.fuse
     }
 
     /// How long its boot took.

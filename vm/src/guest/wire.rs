@@ -14,8 +14,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::events::{EventKind, EventLog};
+use crate::child::{Process, Running};
 use crate::protocol::{Answer, Call, Lines, MAX_LINE, Message, Request, encode};
-use crate::qemu::Process;
 
 /// Console lines that an error carries.
 const TAIL: usize = 30;
@@ -73,7 +73,7 @@ impl Wire {
     /// Connects to a running machine. Must be called in a runtime.
     pub(super) fn connect(
         power_on: Instant,
-        running: crate::qemu::Running,
+        running: Running,
         console_log: Option<File>,
     ) -> std::io::Result<Arc<Self>> {
         let (console_read, console_write) = split(running.console)?;
@@ -282,7 +282,7 @@ impl Wire {
         console: JoinHandle<()>,
         link: JoinHandle<()>,
     ) {
-        let how = ended.await.unwrap_or_else(|_| "QEMU's thread ended".to_owned());
+        let how = ended.await.unwrap_or_else(|_| "its thread ended".to_owned());
         for reader in [console, link] {
             let _ = tokio::time::timeout(PANIC_GRACE, reader).await;
         }
