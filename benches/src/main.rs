@@ -12,7 +12,8 @@
 //! - `load.rs`: connections with calls in flight, as fast as the replies come;
 //! - `work.rs`: the workloads: what is called, and which answer is right;
 //! - `floor.rs`: the responder that does nothing; `target.rs`: both of them as processes;
-//! - `report.rs`: the table.
+//! - `report.rs`: the table;
+//! - `fuse.rs`: the FUSE client beside its own library.
 
 #![allow(
     clippy::disallowed_methods,
@@ -21,6 +22,7 @@
 )]
 
 mod floor;
+mod fuse;
 mod load;
 mod report;
 mod target;
@@ -33,6 +35,7 @@ use report::{Figure, Report, Row};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use target::Target;
 use work::{Setup, WORKLOADS, Work};
@@ -74,13 +77,15 @@ enum Sub {
         /// Written by the measuring process.
         answers: PathBuf,
     },
+    /// The FUSE mount beside the client's library without FUSE. Needs root and /dev/fuse; 77 if they are missing.
+    Fuse(fuse::Cli),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    if let Some(Sub::Floor { answers }) = &cli.command {
+    if let Some(command) = &cli.command {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        return runtime.block_on(floor::serve(answers));
+        return runtime.block_on(other(command));
     }
     // One thread makes the load: what is left of the machine is the server's.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -88,7 +93,25 @@ fn main() -> Result<()> {
         .build()?;
     let report = runtime.block_on(measure(&cli))?;
     report.print(cli.output);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn other(command: &Sub) -> Result<ExitCode> {
+    match command {
+        Sub::Floor { answers } => floor::serve(answers).await?,
+        Sub::Fuse(cli) => {
+            if let Some(missing) = fuse::missing() {
+                eprintln!("nfslab-bench fuse: {missing}");
+                return Ok(ExitCode::from(77));
+            }
+            let report = fuse::measure(cli).await?;
+            report.print(cli.output);
+            if !report.enough() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn measure(cli: &Cli) -> Result<Report> {

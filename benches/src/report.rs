@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::fmt;
 
 /// How the figures are printed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// A table.
     Text,
@@ -48,14 +48,15 @@ pub struct Report {
     pub figures: Vec<Figure>,
 }
 
-fn median(runs: &[f64]) -> f64 {
+/// The one in the middle.
+pub fn median(runs: &[f64]) -> f64 {
     let mut runs = runs.to_vec();
     runs.sort_by(f64::total_cmp);
     runs.get(runs.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// What was reached in each round of what was measured beside.
-fn ratios(rates: &[f64], others: &[f64]) -> Vec<f64> {
+pub fn ratios(rates: &[f64], others: &[f64]) -> Vec<f64> {
     rates
         .iter()
         .zip(others)
@@ -70,7 +71,7 @@ fn ends(runs: &[f64]) -> (f64, f64) {
 }
 
 /// Lowest, median and highest.
-fn spread(runs: &[f64]) -> String {
+pub fn spread(runs: &[f64]) -> String {
     let (low, high) = ends(runs);
     format!("{:>9} ({} to {})", short(median(runs)), short(low), short(high))
 }
