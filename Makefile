@@ -62,7 +62,7 @@ symptoms: deps build ## Run every scenario and write docs/symptoms.md from what 
 	$(NFSLAB) run --report symptoms=docs/symptoms.md scenarios/*.toml
 
 # Which scenarios `make repeat` runs, and how often.
-REPEATED ?= granted-twice granted-first lock-range-too-big late-copy-locks reclaim-refused unlock-not-done done-twice
+REPEATED ?= granted-twice granted-first lock-range-too-big late-copy-locks reclaim-refused unlock-not-done done-twice lossy-network
 RUNS ?= 10
 .PHONY: repeat
 repeat: deps build ## Run scenarios RUNS times (10) and compare the journals of their decisions
