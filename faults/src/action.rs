@@ -416,6 +416,7 @@ impl FromStr for Deed {
             "reset" => Action::Reset,
             "acknowledge" => Action::Acknowledge,
             "twice" => Action::Twice,
+            "" => return Err(format!("no action (`do`): expected {WORDS}")),
             other => return Err(format!("no action '{other}': expected {WORDS}")),
         };
         let alone = [

@@ -80,6 +80,13 @@ fn a_file_says_where_it_is_wrong() {
         wrong.contains("line 3") && wrong.contains("exclusiv") && wrong.contains("reclaim"),
         "{wrong}"
     );
+    let wrong = RuleFile::parse("rules = []\n[[rule]]\nmatch = { call = 'nlm.lock' }\n").unwrap_err();
+    assert!(
+        wrong.contains("line 2") && wrong.contains("`do`") && wrong.contains("hold GATE"),
+        "{wrong}"
+    );
+    let wrong = serde_json::from_str::<RuleFile>(r#"{ "rule": [{ "do": null }] }"#).unwrap_err();
+    assert!(wrong.to_string().contains("drop-reply"), "{wrong}");
     let wrong = RuleFile::parse("[[rules]]\ndo = 'drop'\n").unwrap_err();
     assert!(wrong.contains("line 1") && wrong.contains("[[rule]]"), "{wrong}");
     let wrong = RuleFile::parse("rules = [\n 'nlm.lock nth=two -> drop']").unwrap_err();

@@ -22,8 +22,9 @@ macro_rules! as_text {
         }
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                // A key that must be there and is not comes as no option: what the empty text lacks is said then.
+                let text = Option::<std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.unwrap_or_default().parse().map_err(serde::de::Error::custom)
             }
         }
         impl JsonSchema for $type {
