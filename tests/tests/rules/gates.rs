@@ -213,8 +213,11 @@ async fn what_is_answered_at_a_gate_is_the_answer_to_copies_if_the_cache_knows_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_on_a_real_directory_are_held_and_decided_about() {
-    let Some(lab) =
-        Lab::on_directory(&["nfs.remove -> hold g", "nfs.getattr -> hold h at after-execute"]).await
+    let Some(lab) = Lab::on_directory(&[
+        "nfs.remove -> hold g at before-execute",
+        "nfs.getattr -> hold h at after-execute",
+    ])
+    .await
     else {
         return;
     };
@@ -227,7 +230,8 @@ async fn calls_on_a_real_directory_are_held_and_decided_about() {
     wire.send(&getattr(8, &lab.fh));
     lab.at_gate("h", 1).await;
     node.release("g", None, None, Verdict::Go);
-    // The copy may have come to its thread only now, and is answered from the cache.
+    // The cache has known of the call since it was held. Its copy may come to its thread only now, and is answered from
+    // there.
     assert_eq!(removed(Ok(wire.reply().1.unwrap())), "NFS3_OK");
     node.release("h", None, None, verdict("answer NFS3ERR_JUKEBOX"));
     let answer = loop {

@@ -225,7 +225,8 @@ impl Wire {
         let (Wire::Tcp(service, _) | Wire::Udp(service, _)) = self;
         let null = null(AFTER, *service);
         self.send(&null);
-        assert_eq!(self.reply().0, AFTER, "there was an answer");
+        let (xid, result) = self.reply();
+        assert_eq!(xid, AFTER, "there was an answer: {result:?}");
     }
 }
 
