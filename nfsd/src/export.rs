@@ -411,11 +411,21 @@ impl Exports {
         let (id, file, _) = self.handles.open_in_any_epoch(fh).ok()?;
         let target = self.target((id, file)).ok()?;
         let mut path = target.export.name.trim_end_matches('/').to_string();
-        path.push_str(&target.store().path_of(&target.file)?.escape_ascii().to_string());
+        push_escaped(&mut path, &target.store().path_of(&target.file)?);
         Some(match path.strip_suffix('/') {
             Some("") | None => path,
             Some(root) => root.to_string(),
         })
+    }
+}
+
+/// Appends a path as rules and logs have it: what is not plain ASCII is escaped. Most are plain, and rules by the path ask
+/// for that of every call.
+fn push_escaped(text: &mut String, path: &[u8]) {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'\\' | b'\'' | b'"');
+    match std::str::from_utf8(path) {
+        Ok(path) if path.bytes().all(|byte| plain(&byte)) => text.push_str(path),
+        _ => text.push_str(&path.escape_ascii().to_string()),
     }
 }
 

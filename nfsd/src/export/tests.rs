@@ -206,3 +206,22 @@ fn whether_a_call_may_wait_for_a_disk_is_known_by_the_export_that_its_handle_nam
         assert!(!exports.may_block(nobodys));
     }
 }
+
+#[test]
+fn a_path_is_escaped_as_ascii_whether_or_not_it_is_plain() {
+    let every: Vec<u8> = (1..=255).collect();
+    for path in [
+        &b"/a b/c~"[..],
+        b"/it's",
+        b"/a\\b",
+        b"/\"",
+        b"/tab\t",
+        "/ä".as_bytes(),
+        b"/\xff",
+        &every,
+    ] {
+        let mut text = String::from("/lab");
+        push_escaped(&mut text, path);
+        assert_eq!(text, format!("/lab{}", path.escape_ascii()));
+    }
+}
