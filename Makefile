@@ -101,11 +101,14 @@ deps: ## Install the Debian packages that are missing (needs root)
 
 # Flags of nfslab-bench: `make bench BENCH="--only LOCK --rounds 7"`.
 BENCH ?=
+# And of nfslab-bench fuse: `make bench FUSE_BENCH="--rounds 9"`.
+FUSE_BENCH ?=
 .PHONY: bench
-bench: ## Measure the lock table, and the server beside a responder that does nothing
+bench: ## Measure the lock table, the server beside a responder that does nothing, the FUSE mount
 	$(CARGO) build --release -p nfslab -p nfslab-benches
 	$(CARGO) bench --quiet -p nfslab-benches
 	target/release/nfslab-bench $(BENCH)
+	target/release/nfslab-bench fuse $(FUSE_BENCH) || [ $$? = 77 ]
 
 # How many random transitions `make model` compares.
 TRANSITIONS ?= 1000000

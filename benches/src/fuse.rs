@@ -132,11 +132,6 @@ impl Report {
             );
         }
     }
-
-    /// Whether all of it is as wanted.
-    pub fn enough(&self) -> bool {
-        self.rows.iter().all(Row::enough) && self.in_flight.iter().all(|(_, count)| *count > 1)
-    }
 }
 
 /// The mount: `nfslab mount` on a directory of its own.

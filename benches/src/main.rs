@@ -104,11 +104,7 @@ async fn other(command: &Sub) -> Result<ExitCode> {
                 eprintln!("nfslab-bench fuse: {missing}");
                 return Ok(ExitCode::from(77));
             }
-            let report = fuse::measure(cli).await?;
-            report.print(cli.output);
-            if !report.enough() {
-                return Ok(ExitCode::FAILURE);
-            }
+            fuse::measure(cli).await?.print(cli.output);
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -419,11 +419,11 @@ impl Client {
         }
     }
 
-    /// A file is opened: are its data still those that the kernel has? (Close-to-open consistency.)
+    /// A file is opened. True if its data are still those that the kernel has. (Close-to-open consistency.)
     ///
     /// # Errors
     /// EACCES if the server says that the caller may not.
-    pub async fn open(&self, who: &Who, number: u64, read: bool, write: bool) -> Done<bool> {
+    pub async fn open(&self, who: &Who, number: u64, read: bool, write: bool) -> Done<(Arc<Inode>, bool)> {
         let inode = self.inode(number)?;
         inode.written.drained().await;
         let wanted =
@@ -451,7 +451,8 @@ impl Client {
         if may & wanted != wanted && !executes && attr.uid != who.uid {
             return Err(Errno::EACCES);
         }
-        Ok(inode.open(&attr))
+        let unchanged = inode.open(&attr);
+        Ok((inode, unchanged))
     }
 
     /// Everything that was written is safe: fsync(2), close(2).

@@ -1,8 +1,8 @@
 //! The mount as `fuser` and the device ask for it: arguments in, [`Client`] or [`Locks`] asked on the runtime, answers out.
 
 use crate::client::{Caller, Client, Done, Entry};
-use crate::dev::{self, Conflict, FileLock, LockHolder, LockKind, MAX_WRITE};
-use crate::inodes::ROOT;
+use crate::dev::{self, Conflict, FileLock, LockHolder, LockKind, MAX_WRITE, Notifier};
+use crate::inodes::{Inode, ROOT};
 use crate::line::Who;
 use crate::locks::Locks;
 use crate::nfs::is_device;
@@ -41,6 +41,8 @@ struct Open {
     who: Who,
     /// O_SYNC or O_DSYNC.
     safely: bool,
+    /// What is written does not go through the kernel's pages.
+    direct: bool,
 }
 
 /// The mount.
@@ -56,6 +58,7 @@ struct Shared {
     open: DashMap<u64, Open>,
     /// Operations that end when their callers are killed, by the kernel's numbers for them.
     under_way: DashMap<u64, CancellationToken>,
+    notifier: Notifier,
     runtime: Handle,
 }
 
@@ -139,6 +142,7 @@ impl Fs {
         locks: Option<Locks>,
         local_lock: LocalLock,
         names_for: Duration,
+        notifier: Notifier,
         runtime: Handle,
     ) -> Fs {
         Fs(Arc::new(Shared {
@@ -148,6 +152,7 @@ impl Fs {
             names_for,
             open: DashMap::new(),
             under_way: DashMap::new(),
+            notifier,
             runtime,
         }))
     }
@@ -186,11 +191,30 @@ impl Fs {
         }
     }
 
-    fn opened(&self, who: Who, flags: i32) -> u64 {
+    /// Who only writes is spared the copy into the kernel's pages: those would not outlive the next open, since the file
+    /// has changed. If somebody else has it open already, the pages may be mapped, and go on being written to.
+    fn opened(&self, who: Who, inode: &Inode, flags: OpenFlags) -> (FileHandle, FopenFlags) {
         let handle = self.0.client.handle();
-        let safely = flags & libc::O_DSYNC != 0;
-        self.0.open.insert(handle, Open { who, safely });
-        handle
+        let safely = flags.0 & libc::O_DSYNC != 0;
+        let direct = flags.acc_mode() == OpenAccMode::O_WRONLY && inode.opens() == 1;
+        self.0.open.insert(handle, Open { who, safely, direct });
+        let mut how = FopenFlags::empty();
+        how.set(FopenFlags::FOPEN_DIRECT_IO, direct);
+        (FileHandle(handle), how)
+    }
+
+    /// Something was written past the kernel's pages. Those that others got meanwhile are old.
+    async fn pages_are_old(&self, inode: &Inode, offset: u64, len: u32) {
+        let (Ok(offset), true) = (i64::try_from(offset), len > 0 && inode.opens() > 1) else {
+            return;
+        };
+        let (notifier, number) = (self.0.notifier.clone(), inode.number);
+        // It may have to wait for pages that are being read.
+        let told = self
+            .0
+            .runtime
+            .spawn_blocking(move || notifier.invalidate(number, offset, len.into()));
+        let _ = told.await;
     }
 
     fn open_as(&self, fh: u64) -> Open {
@@ -198,6 +222,7 @@ impl Fs {
             Open {
                 who: Who::default(),
                 safely: false,
+                direct: false,
             },
             |open| open.clone(),
         )
@@ -413,10 +438,10 @@ impl fuser::Filesystem for Fs {
         };
         self.spawn(request, move |fs, who| async move {
             match fs.0.client.open(&who, number.0, read, write).await {
-                Ok(unchanged) => {
-                    let mut kept = FopenFlags::empty();
-                    kept.set(FopenFlags::FOPEN_KEEP_CACHE, unchanged);
-                    reply.opened(FileHandle(fs.opened(who, flags.0)), kept);
+                Ok((inode, unchanged)) => {
+                    let (handle, mut how) = fs.opened(who, &inode, flags);
+                    how.set(FopenFlags::FOPEN_KEEP_CACHE, unchanged);
+                    reply.opened(handle, how);
                 }
                 Err(error) => reply.error(errno(error)),
             }
@@ -439,15 +464,9 @@ impl fuser::Filesystem for Fs {
             match fs.0.client.create(&who, parent.0, &name, mode, exclusive).await {
                 Ok(Entry { inode, attr, valid }) => {
                     let attr = file_attr(inode.number, &attr);
-                    let handle = FileHandle(fs.opened(who, flags));
+                    let (handle, how) = fs.opened(who, &inode, OpenFlags(flags));
                     let valid = valid.min(fs.0.names_for);
-                    reply.created(
-                        &valid,
-                        &attr,
-                        Generation(inode.generation),
-                        handle,
-                        FopenFlags::empty(),
-                    );
+                    reply.created(&valid, &attr, Generation(inode.generation), handle, how);
                 }
                 Err(error) => reply.error(errno(error)),
             }
@@ -678,11 +697,15 @@ impl dev::Direct for Fs {
 
     async fn write(&self, request: dev::Request, write: dev::Write) -> Result<u32, fuser::Errno> {
         let open = self.open_as(write.fh);
-        let written = self
-            .0
-            .client
-            .write(&open.who, request.nodeid, write.offset, write.data, open.safely);
-        written.await.map_err(errno)
+        let client = &self.0.client;
+        let written = client.write(&open.who, request.nodeid, write.offset, write.data, open.safely);
+        let len = written.await.map_err(errno)?;
+        if open.direct
+            && let Ok(inode) = client.inode(request.nodeid)
+        {
+            self.pages_are_old(&inode, write.offset, len).await;
+        }
+        Ok(len)
     }
 
     async fn getlk(

@@ -101,9 +101,14 @@ impl Inode {
         }
     }
 
+    /// How often it is open.
+    pub fn opens(&self) -> u32 {
+        self.state.lock().opens
+    }
+
     /// Whether somebody has it open.
     pub fn is_open(&self) -> bool {
-        self.state.lock().opens > 0
+        self.opens() > 0
     }
 
     /// It has such a name now, and is to be removed when it is closed.

@@ -62,6 +62,7 @@ impl Mount {
             locks.clone(),
             options.local_lock,
             options.caching.reg_min,
+            device.notifier(),
             runtime.clone(),
         );
         let direct = std::sync::Arc::new(fs.clone());

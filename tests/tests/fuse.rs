@@ -14,9 +14,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -471,6 +472,41 @@ fn a_lock_is_kept_through_a_killed_server_and_let_to_nobody_else() {
     bench.leave(other);
     bench.unmount();
     bench.locks(0, 0);
+}
+
+/// What is only written goes past the kernel's pages. Whoever reads the file sees it all the same, once write(2) has
+/// returned, however many others read at the same time and bring the old data into the kernel's pages again.
+#[test]
+fn what_one_writes_is_seen_at_once_by_those_who_read() {
+    const WRITES: u64 = 2000;
+    let mut bench = Bench::new(&[], "");
+    let path = bench.mnt().join("f");
+    let page = |n: u64| n.to_le_bytes().repeat(512);
+    let writer = File::create(&path).unwrap();
+    writer.write_all_at(&page(0), 0).unwrap();
+    let reader = File::open(&path).unwrap();
+    let read = || {
+        let mut data = vec![0; 4096];
+        reader.read_exact_at(&mut data, 0).unwrap();
+        data
+    };
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            while !end.load(Relaxed) {
+                read();
+            }
+        });
+        let seen = (1..=WRITES).find(|n| {
+            writer.write_all_at(&page(*n), 0).unwrap();
+            read() != page(*n)
+        });
+        end.store(true, Relaxed);
+        others.join().unwrap();
+        assert_eq!(seen, None, "this write is not seen");
+    });
+    drop((writer, reader));
+    bench.unmount();
 }
 
 /// A MiB of which no page is like another's, nor like that of another block.
