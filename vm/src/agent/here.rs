@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -84,6 +84,8 @@ fn enter() -> io::Result<()> {
         .map_err(|e| io::Error::other(format!("unshare: {e}")))?;
     // Nothing that is mounted here is to be seen outside.
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    // Opened while it can be seen, and in our tree: what /proc/self/exe means lies in the tree that we have left.
+    let executable = fs::File::open(std::env::current_exe()?)?;
     attach("tmpfs", WORKSHOP, MsFlags::MS_NOSUID, Some("mode=0755"))?;
     let part = |name: &str| format!("{WORKSHOP}/{name}");
     let [upper, work, root] = ["upper", "work", "root"].map(part);
@@ -98,9 +100,8 @@ fn enter() -> io::Result<()> {
     let program = format!("{root}{PROGRAM}");
     fs::create_dir_all(format!("{root}/usr/local/bin"))?;
     fs::write(&program, "")?;
-    // By its path: what /proc/self/exe means lies in the tree that we have left.
     bind(
-        &std::env::current_exe()?.to_string_lossy(),
+        &format!("/proc/self/fd/{}", executable.as_raw_fd()),
         &program,
         MsFlags::empty(),
     )?;
