@@ -5,6 +5,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -74,7 +75,12 @@ pub(crate) fn up(name: &str) -> io::Result<()> {
 }
 
 /// Gives an interface its address.
+///
+/// The kernel takes the prefix in a second call; between the two the address has that of its class, 10.0.0.0/8. One that
+/// another thread gives within it meanwhile counts as its secondary, and goes when the prefix is mended. So they go one by one.
 pub(crate) fn set_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+    let _turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let control = control()?;
     let mut request = request(name)?;
     request.ifr_ifru.ifru_addr = socket_address(address);
@@ -110,6 +116,36 @@ mod tests {
         assert_eq!(netmask(24), Ipv4Addr::new(255, 255, 255, 0));
         assert_eq!(netmask(32), Ipv4Addr::BROADCAST);
         assert_eq!(netmask(0), Ipv4Addr::UNSPECIFIED);
+    }
+
+    /// Needs root, as all that enters a namespace here.
+    #[test]
+    fn addresses_given_at_once_all_stay() {
+        let in_a_namespace = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .expect("a network namespace: run as root");
+            up("lo").expect("lo");
+            for _ in 0..100 {
+                let given = std::thread::scope(|scope| {
+                    let give = |n: u8| set_address(&format!("lo:c{n}"), Ipv4Addr::new(10, 77, 0, n), 32);
+                    let threads: Vec<_> = (2..6).map(|n| scope.spawn(move || give(n))).collect();
+                    threads
+                        .into_iter()
+                        .map(|thread| thread.join().expect("a thread"))
+                        .collect::<Vec<_>>()
+                });
+                for given in given {
+                    given.expect("an address");
+                }
+                for n in 2..6 {
+                    std::net::UdpSocket::bind((Ipv4Addr::new(10, 77, 0, n), 0))
+                        .expect("the address is there");
+                    // 0.0.0.0 takes it away.
+                    set_address(&format!("lo:c{n}"), Ipv4Addr::UNSPECIFIED, 32).ok();
+                }
+            }
+        };
+        std::thread::spawn(in_a_namespace).join().expect("every address");
     }
 
     #[test]
