@@ -504,7 +504,7 @@ pub struct EventCount {
     pub count: u32,
 }
 
-/// `replies`: every answer so far to a procedure.
+/// `replies`: every answer so far to a procedure, and those that come until there are enough.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Replies {

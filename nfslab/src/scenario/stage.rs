@@ -1,6 +1,8 @@
 //! The steps of a scenario, each with its verb: acting, or watching until what must be seen is seen.
 
-use super::file::{Arrives, Exec, KernelLine, Locks, Prints, Processes, Scenario, Start, Step, Verb};
+use super::file::{
+    Arrives, Exec, KernelLine, Locks, Prints, Processes, Replies, Scenario, Start, Step, Verb,
+};
 use super::report::StepResult;
 use super::run::{Booted, Shared};
 use super::timeline::{Side, Tone};
@@ -193,7 +195,7 @@ impl Stage<'_> {
                     }
                 ))
             }
-            Verb::Replies(wanted) => self.replies(&wanted),
+            Verb::Replies(wanted) => self.replies(&wanted, within).await,
             Verb::Locks(wanted) => self.locks(&wanted, within).await,
         }
     }
@@ -441,43 +443,33 @@ impl Stage<'_> {
         Ok(seen)
     }
 
-    fn replies(&self, wanted: &super::file::Replies) -> Result<String> {
-        let (events, _) = self.server.node().events.since(0);
-        let (mut seen, mut slowest) = (0usize, 0.0f64);
-        for event in &events {
-            let What::Reply {
-                procedure,
-                about,
-                status,
-                took_ms,
-                ..
-            } = &event.what
-            else {
-                continue;
-            };
-            if *procedure != wanted.procedure {
-                continue;
-            }
-            if let Some(pattern) = wanted.status.as_ref().filter(|pattern| !pattern.is_match(status)) {
-                bail!("{procedure} {about} was answered {status}, expected /{pattern}/");
-            }
-            if wanted.under.is_some_and(|limit| *took_ms > ms(limit)) {
-                bail!("{procedure} {about} was answered after {}", seconds(*took_ms));
-            }
-            (seen, slowest) = (seen + 1, slowest.max(*took_ms));
+    /// Looks at every answer so far, and waits for more until there are enough.
+    async fn replies(&self, wanted: &Replies, within: Duration) -> Result<String> {
+        let (past, mut live) = self.server.node().events.since(0);
+        let mut took = Vec::new();
+        for event in &past {
+            took.extend(reply_took(wanted, event)?);
         }
-        if seen < wanted.count as usize {
-            bail!(
-                "{seen} answers to {}, expected at least {}",
+        let wait = async {
+            while took.len() < wanted.count as usize {
+                took.extend(reply_took(wanted, &*live.recv().await?)?);
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        match tokio::time::timeout(within, wait).await {
+            Ok(waited) => waited?,
+            Err(_) => bail!(
+                "{} answers to {} within {within:?}, expected at least {}",
+                took.len(),
                 wanted.procedure,
                 wanted.count
-            );
+            ),
         }
-        let answers = count(seen, "answer");
+        let answers = count(took.len(), "answer");
         Ok(format!(
             "{answers} to {}, the slowest after {}",
             wanted.procedure,
-            seconds(slowest)
+            seconds(took.into_iter().fold(0.0, f64::max))
         ))
     }
 
@@ -551,6 +543,33 @@ impl Processes {
 }
 
 /// So many things, in words.
+/// How many milliseconds it took, if this is an answer that is looked at.
+///
+/// # Errors
+/// If it is not as wanted.
+fn reply_took(wanted: &Replies, event: &Event) -> Result<Option<f64>> {
+    let What::Reply {
+        procedure,
+        about,
+        status,
+        took_ms,
+        ..
+    } = &event.what
+    else {
+        return Ok(None);
+    };
+    if *procedure != wanted.procedure {
+        return Ok(None);
+    }
+    if let Some(pattern) = wanted.status.as_ref().filter(|pattern| !pattern.is_match(status)) {
+        bail!("{procedure} {about} was answered {status}, expected /{pattern}/");
+    }
+    if wanted.under.is_some_and(|limit| *took_ms > ms(limit)) {
+        bail!("{procedure} {about} was answered after {}", seconds(*took_ms));
+    }
+    Ok(Some(*took_ms))
+}
+
 fn count(n: usize, thing: &str) -> String {
     let plural = match thing {
         _ if n == 1 => "",
