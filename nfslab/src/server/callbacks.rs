@@ -87,9 +87,20 @@ pub enum CallbackError {
     },
 }
 
+/// The way to one client's lock manager. Who calls it while it is being looked for waits, and their calls go out in the
+/// order in which they came.
+#[derive(Default)]
+struct Line {
+    latest: tokio::sync::Mutex<Option<Found>>,
+    /// How often it was looked for.
+    attempts: AtomicU32,
+}
+
+type Found = Result<Arc<Client>, Arc<CallbackError>>;
+
 /// The connections to the clients' lock managers.
 pub struct Callbacks {
-    clients: Mutex<BTreeMap<HostKey, Arc<Client>>>,
+    lines: Mutex<BTreeMap<HostKey, Arc<Line>>>,
     next_xid: AtomicU32,
     tap: Option<Arc<Capture>>,
 }
@@ -98,7 +109,7 @@ impl Callbacks {
     /// None yet.
     pub fn new(tap: Option<Arc<Capture>>) -> Self {
         Callbacks {
-            clients: Mutex::default(),
+            lines: Mutex::default(),
             next_xid: AtomicU32::new(0x6e66_0001),
             tap,
         }
@@ -115,41 +126,57 @@ impl Callbacks {
         port: Option<u16>,
         procedure: NlmProc,
         args: &Encoded,
-    ) -> Result<(), CallbackError> {
-        let client = match (port, self.known(host)) {
-            (Some(port), _) => Arc::new(self.connect_to(host, port).await?),
-            (None, Some(client)) => client,
-            (None, None) => self.connect(host).await?,
+    ) -> Result<(), Arc<CallbackError>> {
+        let client = match port {
+            Some(port) => Arc::new(self.connect_to(host, port).await?),
+            None => self.client(host).await?,
         };
         let target = Target::new(proto::nlm::PROGRAM, host.version, procedure.0);
         match client.call(target, args, PATIENCE).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 if port.is_none() {
-                    self.clients.lock().remove(host);
+                    self.lines.lock().remove(host);
                 }
-                Err(CallbackError::LockManager {
-                    port: client.peer().port(),
-                    error,
-                })
+                let port = client.peer().port();
+                Err(CallbackError::LockManager { port, error }.into())
             }
         }
     }
 
     /// Drops every connection. A call that is under way ends first.
     pub fn hang_up(&self) {
-        self.clients.lock().clear();
+        self.lines.lock().clear();
     }
 
-    fn known(&self, host: &HostKey) -> Option<Arc<Client>> {
-        self.clients
-            .lock()
-            .get(host)
-            .filter(|client| client.is_open())
-            .cloned()
+    async fn client(&self, host: &HostKey) -> Found {
+        let line = self.line(host);
+        let attempts = line.attempts.load(Ordering::Relaxed);
+        let mut latest = line.latest.lock().await;
+        match &*latest {
+            Some(Ok(client)) if client.is_open() => return Ok(client.clone()),
+            // It was looked for meanwhile.
+            Some(Err(error)) if line.attempts.load(Ordering::Relaxed) != attempts => {
+                return Err(error.clone());
+            }
+            _ => {}
+        }
+        let found = self.connect(host).await.map(Arc::new).map_err(Arc::new);
+        line.attempts.fetch_add(1, Ordering::Relaxed);
+        *latest = Some(found.clone());
+        found
     }
 
-    async fn connect(&self, host: &HostKey) -> Result<Arc<Client>, CallbackError> {
+    fn line(&self, host: &HostKey) -> Arc<Line> {
+        let mut lines = self.lines.lock();
+        if lines.len() >= CONNECTIONS && !lines.contains_key(host) {
+            // Those with a call under way live on until it ends.
+            lines.clear();
+        }
+        lines.entry(*host).or_default().clone()
+    }
+
+    async fn connect(&self, host: &HostKey) -> Result<Client, CallbackError> {
         let HostKey {
             peer,
             server,
@@ -164,14 +191,7 @@ impl Callbacks {
         };
         let found = ask.await.map_err(CallbackError::PortMapper)?;
         let port = found.ok_or(CallbackError::NotRegistered)?;
-        let client = Arc::new(self.connect_to(host, port).await?);
-        let mut clients = self.clients.lock();
-        if clients.len() >= CONNECTIONS {
-            // Those with a call under way live on until it ends.
-            clients.clear();
-        }
-        clients.insert(*host, client.clone());
-        Ok(client)
+        self.connect_to(host, port).await
     }
 
     async fn connect_to(&self, host: &HostKey, port: u16) -> Result<Client, CallbackError> {
