@@ -6,6 +6,7 @@ use crate::perm;
 use crate::vfs::{Result, Vfs};
 use proto::nfs3::{Ftype3, Nfsstat3, Nfstime3};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -237,6 +238,29 @@ impl<'a> Target<'a> {
     pub fn store(&self) -> &'a dyn Vfs {
         &*self.export.store
     }
+
+    fn path(&self) -> Option<String> {
+        let mut path = self.export.name.trim_end_matches('/').to_string();
+        push_escaped(&mut path, &self.store().path_of(&self.file)?);
+        Some(match path.strip_suffix('/') {
+            Some("") | None => path,
+            Some(root) => root.to_string(),
+        })
+    }
+}
+
+/// A path that was found before.
+struct KnownPath {
+    /// The server, the export and the file.
+    of: (u64, u32, FileKey),
+    /// [`Vfs::paths_changed`] before it was found.
+    changes: u64,
+    path: String,
+}
+
+thread_local! {
+    /// The path that was asked for last in this thread: rules by the path ask for that of every call.
+    static LATEST: RefCell<Option<KnownPath>> = const { RefCell::new(None) };
 }
 
 /// All exports of a server, and the key of their handles.
@@ -410,11 +434,23 @@ impl Exports {
     pub fn path_of(&self, fh: &[u8]) -> Option<String> {
         let (id, file, _) = self.handles.open_in_any_epoch(fh).ok()?;
         let target = self.target((id, file)).ok()?;
-        let mut path = target.export.name.trim_end_matches('/').to_string();
-        push_escaped(&mut path, &target.store().path_of(&target.file)?);
-        Some(match path.strip_suffix('/') {
-            Some("") | None => path,
-            Some(root) => root.to_string(),
+        // Before the path is looked for: if it changes meanwhile, what was found is not kept as good.
+        let changes = target.store().paths_changed();
+        LATEST.with_borrow_mut(|latest| {
+            let of = (self.handles.number(), id, file);
+            if let Some(known) = latest
+                && known.of == of
+                && Some(known.changes) == changes
+            {
+                return Some(known.path.clone());
+            }
+            let path = target.path()?;
+            *latest = changes.map(|changes| KnownPath {
+                of,
+                changes,
+                path: path.clone(),
+            });
+            Some(path)
         })
     }
 }

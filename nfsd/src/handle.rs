@@ -18,6 +18,7 @@
 
 use proto::nfs3::{NFS3_FHSIZE, Nfsstat3};
 use siphasher::sip128::SipHasher24;
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -91,6 +92,15 @@ pub struct Handle {
 }
 
 impl Handle {
+    fn new(handle: &[u8]) -> Option<Handle> {
+        let mut bytes = [0; NFS3_FHSIZE];
+        bytes.get_mut(..handle.len())?.copy_from_slice(handle);
+        Some(Handle {
+            len: handle.len() as u8,
+            bytes,
+        })
+    }
+
     /// The bytes that go on the wire.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
@@ -109,8 +119,41 @@ impl fmt::Debug for Handle {
 /// How many epochs back a handle is known to have been made here. One from before is `NFS3ERR_BADHANDLE`.
 pub const EPOCHS_KNOWN: u32 = 256;
 
+/// A handle that was opened before.
+struct Opened {
+    /// [`Handles::number`].
+    by: u64,
+    /// In which epochs.
+    epochs: u64,
+    handle: Handle,
+    found: (u32, FileKey, bool),
+}
+
+impl Opened {
+    fn is_of(&self, handle: &[u8]) -> bool {
+        let split = <[u8]>::split_last_chunk::<MAC_LEN>;
+        match (split(self.handle.as_bytes()), split(handle)) {
+            (Some((body, code)), Some((other, its_code))) => body == other && is_same_code(code, its_code),
+            _ => false,
+        }
+    }
+}
+
+thread_local! {
+    /// The handle that was opened last in this thread. Most calls are about the same file as the one before, and to find
+    /// a handle's code takes longer than to find its file.
+    static LATEST: RefCell<Option<Opened>> = const { RefCell::new(None) };
+}
+
+/// By one comparison, whose time tells nothing of where they differ.
+fn is_same_code(a: &[u8; MAC_LEN], b: &[u8; MAC_LEN]) -> bool {
+    u128::from_be_bytes(*a) ^ u128::from_be_bytes(*b) == 0
+}
+
 /// Makes and verifies handles with one key.
 pub struct Handles {
+    /// Which of all in this process.
+    number: u64,
     /// That of epoch 0.
     keyed: SipHasher24,
     epochs: AtomicU64,
@@ -147,10 +190,17 @@ impl fmt::Debug for Handles {
 impl Handles {
     /// With this key. Whoever knows it can forge handles; a fixed one keeps handles over a restart.
     pub fn new(key: &[u8; 16]) -> Handles {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Handles {
+            number: NEXT.fetch_add(1, Relaxed),
             keyed: SipHasher24::new_with_key(key),
             epochs: AtomicU64::new(0),
         }
+    }
+
+    /// Distinguishes these from all others of this process.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// From now on every handle that was made is stale. Returns the number of the new epoch.
@@ -240,13 +290,32 @@ impl Handles {
 
     /// The same of a handle of any epoch, with whether it is good; otherwise it is stale.
     pub fn open_in_any_epoch(&self, handle: &[u8]) -> Result<(u32, FileKey, bool), Nfsstat3> {
+        let epochs = self.epochs.load(Relaxed);
+        LATEST.with_borrow_mut(|latest| {
+            if let Some(known) = latest
+                && (known.by, known.epochs) == (self.number, epochs)
+                && known.is_of(handle)
+            {
+                return Ok(known.found);
+            }
+            let found = self.verify(handle, epochs.into())?;
+            *latest = Handle::new(handle).map(|handle| Opened {
+                by: self.number,
+                epochs,
+                handle,
+                found,
+            });
+            Ok(found)
+        })
+    }
+
+    fn verify(&self, handle: &[u8], epochs: Epochs) -> Result<(u32, FileKey, bool), Nfsstat3> {
         const BAD: Nfsstat3 = Nfsstat3::NFS3ERR_BADHANDLE;
         let (body, mac) = handle.split_last_chunk::<MAC_LEN>().ok_or(BAD)?;
         let (export, key) = body.split_first_chunk::<EXPORT_LEN>().ok_or(BAD)?;
         let file = FileKey::new(key).ok_or(BAD)?;
-        // Compared as numbers: one comparison, whose time tells nothing of where they differ.
-        let is_of = |epoch: u32| u128::from_be_bytes(*mac) ^ u128::from_be_bytes(self.mac(epoch, body)) == 0;
-        let Epochs { now, last } = self.epochs();
+        let is_of = |epoch: u32| is_same_code(mac, &self.mac(epoch, body));
+        let Epochs { now, last } = epochs;
         let good = is_of(now);
         if !good {
             let oldest = last.saturating_sub(EPOCHS_KNOWN);

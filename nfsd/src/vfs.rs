@@ -265,6 +265,12 @@ pub trait Vfs: Send + Sync {
     fn path_of(&self, _file: &FileKey) -> Option<Vec<u8>> {
         None
     }
+
+    /// As long as this stays the same, so does every [`path_of`](Self::path_of); none if the store does not know when
+    /// they change.
+    fn paths_changed(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What an operation wants to do with a name in a directory.

@@ -225,3 +225,32 @@ fn a_path_is_escaped_as_ascii_whether_or_not_it_is_plain() {
         assert_eq!(text, format!("/lab{}", path.escape_ascii()));
     }
 }
+
+#[test]
+fn a_path_that_is_asked_for_again_is_that_of_today() {
+    let fs = store(1);
+    let cx = Cx::local(Caller::ROOT, Nfstime3::default());
+    let file = fs.write_file("d/a", "", Nfstime3::default()).unwrap();
+    let dir = fs.at("d").unwrap();
+    let exports = Exports::new(&[3; 16], vec![Export::new(1, "/lab", fs.clone())]).unwrap();
+    let handle = exports.seal(&exports.list()[0], &file);
+    let is_at = |path: Option<&str>| {
+        for _ in 0..2 {
+            assert_eq!(exports.path_of(handle.as_bytes()).as_deref(), path);
+        }
+    };
+    is_at(Some("/lab/d/a"));
+    fs.rename(&cx, &dir, b"a", &dir, b"b").unwrap();
+    is_at(Some("/lab/d/b"));
+    fs.rename(&cx, &dir, b"b", &fs.root(), b"c").unwrap();
+    is_at(Some("/lab/c"));
+    fs.link(&cx, &file, &dir, b"e").unwrap();
+    is_at(Some("/lab/d/e"));
+    fs.rename(&cx, &fs.root(), b"d", &fs.root(), b"f").unwrap();
+    is_at(Some("/lab/f/e"));
+    fs.remove(&cx, &dir, b"e").unwrap();
+    is_at(None); // it has another name, which is not remembered
+    fs.remove(&cx, &fs.root(), b"c").unwrap();
+    is_at(None);
+    assert_eq!(fs.getattr(&cx, &file).err(), Some(Nfsstat3::NFS3ERR_STALE));
+}

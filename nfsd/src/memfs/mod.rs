@@ -47,9 +47,11 @@ use proto::nfs3::{
     WccData,
 };
 use space::Space;
+use std::cell::RefCell;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Most hard links to one file.
 pub const LINK_MAX: u32 = 65_000;
@@ -116,29 +118,43 @@ impl Hasher for InoHasher {
     }
 }
 
+thread_local! {
+    /// The file whose attributes were asked for last in this thread, with the number of its store. They are asked for
+    /// more often than anything, mostly those of the same file again, and to find it costs two locks that all threads
+    /// write to. A file that is gone says so itself, and has no data any more.
+    static LATEST: RefCell<Option<(u64, Arc<Inode>)>> = const { RefCell::new(None) };
+}
+
 type Table = DashMap<u64, Arc<Inode>, BuildHasherDefault<InoHasher>>;
 
 /// The in-memory store. See the module's head for its locks.
 #[derive(Debug)]
 pub struct MemFs {
+    /// Which of all stores of this process.
+    number: u64,
     fsid: u64,
     generation: u64,
     table: Table,
     next_ino: AtomicU64,
     space: Space,
     moving: Mutex<()>,
+    /// How often a file that was there has got another name, or lost one. Counted when it has.
+    paths_changed: AtomicU64,
 }
 
 impl MemFs {
     /// An empty tree.
     pub fn new(config: &MemConfig) -> MemFs {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let fs = MemFs {
+            number: NEXT.fetch_add(1, Relaxed),
             fsid: config.fsid,
             generation: config.generation,
             table: Table::default(),
             next_ino: AtomicU64::new(ROOT_INO + 1),
             space: Space::new(config.max_bytes, config.max_files, config.when_full),
             moving: Mutex::new(()),
+            paths_changed: AtomicU64::new(0),
         };
         let root = Inode::new(State {
             attr: Fattr3 {
@@ -170,10 +186,18 @@ impl MemFs {
 
     /// The inode of a key, or `NFS3ERR_STALE`.
     fn inode(&self, file: &FileKey) -> Result<Arc<Inode>> {
+        self.by_ino(self.ino(file)?)
+    }
+
+    fn ino(&self, file: &FileKey) -> Result<u64> {
         match file.as_pair() {
-            Some((ino, generation)) if generation == self.generation => self.by_ino(ino),
+            Some((ino, generation)) if generation == self.generation => Ok(ino),
             _ => Err(Nfsstat3::NFS3ERR_STALE),
         }
+    }
+
+    fn path_changed(&self) {
+        self.paths_changed.fetch_add(1, Release);
     }
 
     fn by_ino(&self, ino: u64) -> Result<Arc<Inode>> {
@@ -231,7 +255,14 @@ impl Vfs for MemFs {
     }
 
     fn getattr(&self, _: &Cx<'_>, file: &FileKey) -> Result<Fattr3> {
-        self.inode(file)?.attr()
+        let ino = self.ino(file)?;
+        LATEST.with_borrow_mut(|latest| match latest {
+            Some((store, inode)) if *store == self.number && inode.ino == ino => inode.attr(),
+            _ => {
+                let (_, inode) = latest.insert((self.number, self.by_ino(ino)?));
+                inode.attr()
+            }
+        })
     }
 
     fn setattr(&self, cx: &Cx<'_>, file: &FileKey, new: &Sattr3, guard: Option<Nfstime3>) -> Result<WccData> {
@@ -323,6 +354,10 @@ impl Vfs for MemFs {
 
     fn path_of(&self, file: &FileKey) -> Option<Vec<u8>> {
         self.path(file)
+    }
+
+    fn paths_changed(&self) -> Option<u64> {
+        Some(self.paths_changed.load(Acquire))
     }
 }
 

@@ -221,6 +221,7 @@ impl MemFs {
         entries.set(name.clone(), file.clone());
         linked.attr.nlink += 1;
         linked.place = Some(Place { dir: dir.ino, name });
+        self.path_changed();
         changed(&mut linked.attr, cx.now());
         let file_attributes = Some(linked.attr);
         drop(linked);
@@ -293,6 +294,7 @@ impl MemFs {
         if state.attr.nlink > 0 {
             let named = |place: &Place| place.dir == dir_ino && *place.name == *name;
             state.place = state.place.take().filter(|place| !named(place));
+            self.path_changed();
             return Ok(None);
         }
         Ok(Some(Gone {
@@ -306,6 +308,7 @@ impl MemFs {
     pub(super) fn bury(&self, gone: Option<Gone>) {
         if let Some(gone) = gone {
             self.table.remove(&gone.ino);
+            self.path_changed();
             self.space.free_file(gone.used);
         }
     }

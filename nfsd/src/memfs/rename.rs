@@ -186,6 +186,7 @@ impl MemFs {
             dir: to.dir.ino,
             name,
         });
+        self.path_changed();
         changed(&mut state.attr, cx.now());
         Ok(())
     }
