@@ -17,7 +17,7 @@ use rpc::xdr::{self, Decode, Encode, Reader, Writer};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
@@ -165,7 +165,7 @@ async fn tell(address: IpAddr, procedure: PmapProc, mappings: &[Mapping]) -> Res
 }
 
 impl Service for Doors {
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
+    fn message(&self, origin: &Arc<Origin>, message: Bytes, _: Instant, out: &mut Writer) -> Flow {
         let mut reader = Reader::new(&message);
         let header = match CallHeader::read(&mut reader) {
             Ok(header) => header,

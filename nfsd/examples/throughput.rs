@@ -24,7 +24,7 @@ const NOW: Nfstime3 = Nfstime3 {
 
 fn call(nfs: &Nfs3, proc: Nfs3Proc, args: &Bytes, w: &mut Writer) {
     w.clear();
-    let status = nfs.call(&Cx::local(Caller::ROOT, NOW), proc.0, args, w);
+    let status = nfs.call(&Cx::local(Caller::ROOT, NOW), proc.0, args, args, w);
     assert_eq!(status, Ok(Nfsstat3::NFS3_OK), "{proc}");
 }
 

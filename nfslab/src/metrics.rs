@@ -1,6 +1,6 @@
 //! Figures for Prometheus, `GET /metrics` of the control API.
 //!
-//! A call costs one relaxed addition to a counter that is there from the start ([`Calls`]); names and labels are put
+//! A call costs one relaxed addition to a counter of its thread that is there from the start ([`Calls`]); names and labels are put
 //! to the counters when somebody asks ([`text`]). That is why there are three counters for two figures: a call that is
 //! answered at once, which is nearly every one, is counted as both by a single addition.
 
@@ -20,8 +20,8 @@ use proto::nsm::SmProc;
 use proto::portmap::PmapProc;
 use proto::rpcbind::RpcbProc;
 use rpc::msg::CallHeader;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -118,17 +118,37 @@ struct Count {
     later: AtomicU64,
 }
 
+/// Counters of every procedure, of one thread or a few. Beside them is room, so that none shares its memory with those
+/// of another.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Lane([[Count; PLACES]; PROGRAMS.len()]);
+
+const LANES: usize = 8;
+
 /// How many calls came, how many were answered, and who is connected.
 #[derive(Debug, Default)]
 pub struct Calls {
-    programs: [[Count; PLACES]; PROGRAMS.len()],
+    lanes: [Lane; LANES],
     /// TCP connections, in the order of [`Service::ALL`].
     connections: [AtomicU64; Service::ALL.len()],
 }
 
 impl Calls {
+    /// This thread's counter.
     fn count(&self, slot: Slot) -> Option<&Count> {
-        self.programs.get(slot.program)?.get(slot.place)
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static LANE: usize = NEXT.fetch_add(1, Relaxed) % LANES;
+        }
+        let Lane(programs) = self.lanes.get(LANE.with(|lane| *lane))?;
+        programs.get(slot.program)?.get(slot.place)
+    }
+
+    /// A figure of a procedure, or of all others of its program.
+    fn sum(&self, slot: Slot, figure: fn(&Count) -> u64) -> u64 {
+        let of_lane = |Lane(programs): &Lane| Some(figure(programs.get(slot.program)?.get(slot.place)?));
+        self.lanes.iter().filter_map(of_lane).sum()
     }
 
     /// A call came and was answered at once, or else (`false`) was not.
@@ -306,12 +326,15 @@ impl Calls {
                     figure,
                 ));
             };
-            let programs = PROGRAMS.iter().zip(&self.programs);
-            for (program, counts) in programs.filter(|(program, _)| program.service == service) {
-                for (procedure, count) in (0..).zip(counts) {
+            for (number, program) in PROGRAMS.iter().enumerate().filter(|(_, p)| p.service == service) {
+                for procedure in 0..PLACES as u32 {
+                    let slot = Slot {
+                        program: number,
+                        place: procedure as usize,
+                    };
                     match (program.name)(procedure) {
-                        Some(name) => add(name, figure(count)),
-                        None => others += figure(count),
+                        Some(name) => add(name, self.sum(slot, figure)),
+                        None => others += self.sum(slot, figure),
                     }
                 }
             }

@@ -8,6 +8,7 @@ use crate::hosts::HostId;
 use crate::short::ShortBytes;
 use crate::table::OwnerId;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use rustc_hash::FxHasher;
 use std::hash::Hasher;
 
@@ -18,6 +19,12 @@ pub(crate) struct Identity<'a> {
     pub(crate) space: u32,
     pub(crate) svid: i32,
     pub(crate) oh: &'a [u8],
+}
+
+impl Identity<'_> {
+    fn is(&self, owner: &Owner, by_oh: bool) -> bool {
+        owner.space == self.space && owner.svid == self.svid && (!by_oh || owner.oh.as_slice() == self.oh)
+    }
 }
 
 #[derive(Debug)]
@@ -64,33 +71,29 @@ impl Owners {
 
     pub(crate) fn find(&self, who: &Identity<'_>) -> Option<OwnerId> {
         let hash = hash(who.space, who.svid, self.by_oh.then_some(who.oh));
-        let same = |id: &OwnerId| {
-            let owner = self.owners.at(*id);
-            owner.space == who.space
-                && owner.svid == who.svid
-                && (!self.by_oh || owner.oh.as_slice() == who.oh)
-        };
-        self.index.find(hash, same).copied()
+        let is_it = |id: &OwnerId| who.is(self.owners.at(*id), self.by_oh);
+        self.index.find(hash, is_it).copied()
     }
 
     pub(crate) fn find_or_add(&mut self, who: &Identity<'_>, host: HostId) -> OwnerId {
-        if let Some(id) = self.find(who) {
-            return id;
-        }
-        let owner = Owner {
-            space: who.space,
-            svid: who.svid,
-            oh: who.oh.into(),
-            host,
-            locks: 0,
-            waits: 0,
-        };
-        let hash = Self::hash_of(self.by_oh, &owner);
-        let id = self.owners.insert(owner);
         let (owners, by_oh) = (&self.owners, self.by_oh);
-        self.index
-            .insert_unique(hash, id, |id| Self::hash_of(by_oh, owners.at(*id)));
-        id
+        let hash = hash(who.space, who.svid, by_oh.then_some(who.oh));
+        let rehash = |id: &OwnerId| Self::hash_of(by_oh, owners.at(*id));
+        match self.index.entry(hash, |id| who.is(owners.at(*id), by_oh), rehash) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => {
+                let id = self.owners.insert(Owner {
+                    space: who.space,
+                    svid: who.svid,
+                    oh: who.oh.into(),
+                    host,
+                    locks: 0,
+                    waits: 0,
+                });
+                place.insert(id);
+                id
+            }
+        }
     }
 
     /// Forgets the owner if it neither holds nor waits.

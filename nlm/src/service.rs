@@ -74,7 +74,7 @@ use crate::range::Kind;
 use crate::request::{Call, OwnedRequest, PeerSelector, Queued, Reply};
 use crate::shares::Shares;
 use crate::short::ShortBytes;
-use crate::table::{Handle, LockTable};
+use crate::table::{Fh, Handle, LockTable};
 use crate::upcall::{Statd, StatdNow};
 use crate::waiters::Waiters;
 use procedures::NotDone;
@@ -209,6 +209,11 @@ impl LockService {
     /// How statd is, as lockd sees it.
     pub fn statd(&self) -> Statd {
         self.statd.statd
+    }
+
+    /// Whether anybody holds a lock on the file.
+    pub fn has_locks(&self, fh: &[u8]) -> bool {
+        Fh::new(fh).is_some_and(|fh| self.table.has_locks(fh))
     }
 
     /// Takes a call. `Some` is the answer. `None` means that it comes later as [`Effect::Reply`], or

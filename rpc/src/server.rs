@@ -21,13 +21,16 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::io::poll_read_buf;
 
 /// Replies are written out when this many bytes have gathered, even if more calls wait in the buffer.
 const FLUSH_AT: usize = 512 << 10;
@@ -113,8 +116,9 @@ pub enum Flow {
 
 /// Something that answers messages.
 pub trait Service: Send + Sync + 'static {
-    /// Handles one message. A reply that is ready goes into `out`; anything else is up to the service.
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow;
+    /// Handles one message, which was there at `arrived`. A reply that is ready goes into `out`; anything else is up to
+    /// the service.
+    fn message(&self, origin: &Arc<Origin>, message: Bytes, arrived: Instant, out: &mut Writer) -> Flow;
 
     /// A TCP connection was accepted.
     fn connected(&self) {}
@@ -236,14 +240,15 @@ async fn converse(
                 Some(Command::Close) | None => return stream.shutdown().await,
                 Some(Command::Reset) => return reset(&stream),
             },
-            read = read(&stream, &records, &mut buffer) => {
+            read = read(&mut stream, &records, &mut buffer) => {
                 if read? == 0 {
                     return Ok(());
                 }
+                let arrived = Instant::now();
                 while let Some(record) = records.next(&mut buffer).map_err(io::Error::other)? {
                     age.used();
                     let mut flow = Flow::Continue;
-                    mark_record(&mut out, |out| flow = service.message(origin, record, out));
+                    mark_record(&mut out, |out| flow = service.message(origin, record, arrived, out));
                     if flow == Flow::Close {
                         write_out(&mut stream, &mut out).await?;
                         return stream.shutdown().await;
@@ -311,25 +316,24 @@ thread_local! {
 
 /// Reads what there is, at least one byte; 0: the end. While there is nothing to read, the connection has a buffer
 /// only if part of a record is in it.
-async fn read(stream: &TcpStream, records: &RecordReader, buffer: &mut BytesMut) -> io::Result<usize> {
-    loop {
-        poll_fn(|cx| {
-            let ready = stream.poll_read_ready(cx);
-            if ready.is_pending() && buffer.is_empty() && buffer.capacity() > 0 {
-                SPARE.set(Some(std::mem::take(buffer)));
+async fn read(stream: &mut TcpStream, records: &RecordReader, buffer: &mut BytesMut) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut read = stream.poll_read_ready(cx).map_ok(|()| 0);
+        if let Poll::Ready(Ok(_)) = read {
+            if buffer.capacity() == 0 {
+                *buffer = SPARE.take().unwrap_or_default();
             }
-            ready
-        })
-        .await?;
-        if buffer.capacity() == 0 {
-            *buffer = SPARE.take().unwrap_or_default();
+            records.reserve(buffer);
+            // Not `try_read_buf`: this takes less than there is room for as a sign that there is no more, and asks no
+            // second time.
+            read = poll_read_buf(Pin::new(&mut *stream), cx, buffer);
         }
-        records.reserve(buffer);
-        match stream.try_read_buf(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read,
+        if read.is_pending() && buffer.is_empty() && buffer.capacity() > 0 {
+            SPARE.set(Some(std::mem::take(buffer)));
         }
-    }
+        read
+    })
+    .await
 }
 
 /// Puts a record mark before whatever `write` appends; nothing if it appends nothing.
@@ -431,7 +435,7 @@ pub async fn serve_udp(socket: UdpSocket, service: Arc<dyn Service>) -> io::Resu
                         back: back.clone(),
                     };
                     let mut out = Writer::new();
-                    service.message(&Arc::new(origin), message, &mut out);
+                    service.message(&Arc::new(origin), message, Instant::now(), &mut out);
                     if !out.is_empty() {
                         send(&socket, arrived.local, arrived.peer, out).await;
                     }

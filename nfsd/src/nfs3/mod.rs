@@ -128,14 +128,18 @@ impl Nfs3 {
         })
     }
 
-    /// Answers one call: decodes `args`, and appends the reply to `w`. Returns the status for the log.
+    /// Answers one call: decodes `args`, a part of `message`, and appends the reply to `w`. Returns the status for the log.
+    ///
+    /// # Panics
+    /// If the arguments of a WRITE are not a part of the message.
     ///
     /// Nothing is appended when it returns an error.
     pub fn call(
         &self,
         cx: &Cx<'_>,
         procedure: u32,
-        args: &Bytes,
+        message: &Bytes,
+        args: &[u8],
         w: &mut Writer,
     ) -> std::result::Result<Nfsstat3, CallError> {
         let r = &mut Reader::new(args);
@@ -149,7 +153,7 @@ impl Nfs3 {
             Nfs3Proc::NFSPROC3_READ => self.read(cx, &get(r)?).encode_into(w),
             Nfs3Proc::NFSPROC3_WRITE => {
                 let write: proto::nfs3::Write3Args<'_> = get(r)?;
-                let data = args.slice_ref(&write.data);
+                let data = message.slice_ref(&write.data);
                 put(w, &self.write(cx, &write, data))
             }
             Nfs3Proc::NFSPROC3_CREATE => self.create(cx, &get(r)?, w),

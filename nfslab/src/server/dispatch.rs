@@ -22,7 +22,7 @@ use rpc::server::{Flow, Origin};
 use rpc::xdr::{self, Reader, Writer};
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Most calls that wait for a disk at one time, in threads and in line for one. Beyond that a connection waits itself,
 /// and so its peer.
@@ -42,8 +42,10 @@ pub struct Incoming<'a> {
     pub header: CallHeader<'a>,
     /// Who asks.
     pub credential: Credential<'a>,
-    /// Its arguments.
-    pub args: Bytes,
+    /// The whole message.
+    pub message: &'a Bytes,
+    /// Its arguments, the message's end.
+    pub args: &'a [u8],
     /// When it arrived, on the server's clock.
     pub received: Duration,
     /// To be kept by whoever answers later, and told the answer, if copies of this call are not to be executed.
@@ -90,7 +92,7 @@ impl Door {
     /// with its header, as it is to be sent.
     pub(super) fn answer(&self, call: &mut Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let (repeated, peer) = (&self.node.repeated, call.origin.peer.ip());
-        match repeated.due(self.service, peer, &call.header, &call.args) {
+        match repeated.due(self.service, peer, &call.header, call.args) {
             Due::Execute => {}
             Due::Wait => return None,
             Due::Again(reply) => {
@@ -145,7 +147,7 @@ impl Door {
 
     fn handle(&self, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
         let node = &self.node;
-        let (version, procedure, args) = (call.header.version, call.header.procedure, &call.args);
+        let (version, procedure, args) = (call.header.version, call.header.procedure, call.args);
         match self.service {
             Service::Portmap => {
                 let asker = Asker::from(&**call.origin);
@@ -157,7 +159,7 @@ impl Door {
             }
             Service::Nfs => {
                 // Calls on files are not logged one by one, so their status is not put into words.
-                node.nfs.call(&cx(call), procedure, args, out)?;
+                node.nfs.call(&cx(call), procedure, call.message, args, out)?;
                 Ok(Answer::Now("".into()))
             }
             Service::Mount => {
@@ -172,12 +174,12 @@ impl Door {
     /// Has a call on a store that may wait for a disk handled by a thread that may wait, which sends the reply through
     /// the origin. The order of a connection's calls is lost: they have no order (RFC 5531, section 9, leaves it to the
     /// program, and NFS clients wait for a reply where they need one). False if too many wait already.
-    fn hand_over(&self, call: &Incoming<'_>, message: &Bytes) -> bool {
+    fn hand_over(&self, call: &Incoming<'_>) -> bool {
         let Ok(place) = self.node.waiting.clone().try_acquire_owned() else {
             return false;
         };
         let door = Door::new(self.node.clone(), self.service);
-        let (origin, message) = (call.origin.clone(), message.clone());
+        let (origin, message) = (call.origin.clone(), call.message.clone());
         let (received, planned) = (call.received, call.planned.clone());
         self.node.tasks.spawn_blocking(move || {
             let mut out = Writer::new();
@@ -207,7 +209,7 @@ impl Door {
 
     /// Asks what is to be done to a call, and keeps it for those who expect something of the calls: calls on files only
     /// if a rule means them, the others as far as they are told of.
-    fn plan(&self, call: &mut Incoming<'_>, message: &Bytes, logged: bool) {
+    fn plan(&self, call: &mut Incoming<'_>, logged: bool) {
         let node = &self.node;
         let live = Live::new(node, self.service, call);
         let decided = node.decide(call.received, &live);
@@ -219,7 +221,7 @@ impl Door {
             Arc::new(Planned::new(
                 plan,
                 self.service,
-                message,
+                call.message,
                 call.received,
                 &live,
                 logged,
@@ -236,7 +238,7 @@ impl Door {
 }
 
 impl rpc::server::Service for Door {
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
+    fn message(&self, origin: &Arc<Origin>, message: Bytes, arrived: Instant, out: &mut Writer) -> Flow {
         let node = &self.node;
         let mark = out.mark();
         let mut reader = Reader::new(&message);
@@ -258,18 +260,18 @@ impl rpc::server::Service for Door {
             Ok(credential) => credential,
             Err(stat) => return refuse(header.xid, RpcError::Auth(stat), out),
         };
-        let args = message.slice(reader.offset()..);
         let mut call = Incoming {
             origin,
             header,
             credential,
-            args,
-            received: node.clock.now(),
+            message: &message,
+            args: message.get(reader.offset()..).unwrap_or_default(),
+            received: node.clock.at(arrived),
             underway: None,
             planned: None,
         };
         let log = Logged::new(self.service, node, &call);
-        self.plan(&mut call, &message, log.is_some());
+        self.plan(&mut call, log.is_some());
         let comment = call.planned.as_ref().map(|planned| planned.comment());
         self.capture_call(origin, &message, comment.as_deref());
         if let Some(log) = &log {
@@ -286,10 +288,7 @@ impl rpc::server::Service for Door {
                 status
             }
             Arrived::GoesOn => {
-                if self.service == Service::Nfs
-                    && node.nfs.may_block(&call.args)
-                    && self.hand_over(&call, &message)
-                {
+                if self.service == Service::Nfs && node.nfs.may_block(call.args) && self.hand_over(&call) {
                     node.calls.came(slot, false);
                     return Flow::Continue;
                 }
@@ -327,7 +326,8 @@ pub(super) fn reread<'a>(
         origin,
         header,
         credential,
-        args: message.slice(reader.offset()..),
+        message,
+        args: message.get(reader.offset()..).unwrap_or_default(),
         received,
         underway: None,
         planned: None,
@@ -415,14 +415,14 @@ impl Logged {
         let procedure = call.header.procedure;
         let (procedure, about) = match service {
             Service::Nfs => return None,
-            Service::Portmap => portmap::describe(call.header.version, procedure, &call.args),
+            Service::Portmap => portmap::describe(call.header.version, procedure, call.args),
             Service::Mount if call.header.version == proto::mount::V3 => {
-                (MountProc(procedure).to_string(), about_path(&call.args))
+                (MountProc(procedure).to_string(), about_path(call.args))
             }
-            Service::Mount => (MountProc1(procedure).to_string(), about_path(&call.args)),
+            Service::Mount => (MountProc1(procedure).to_string(), about_path(call.args)),
             Service::Lockd => (
                 NlmProc(procedure).to_string(),
-                node.locks.about(node, call.header.version, procedure, &call.args),
+                node.locks.about(node, call.header.version, procedure, call.args),
             ),
             Service::Statd => (SmProc(procedure).to_string(), String::new()),
         };

@@ -14,10 +14,12 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use std::{fmt, io};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// How many connections may wait to be accepted.
@@ -251,6 +253,36 @@ pub struct Listeners {
     limits: Limits,
     /// Each service that listens.
     open: Mutex<BTreeMap<Service, Open>>,
+    /// Where lockd is served, once it has been, if the runtime has several threads.
+    lockd: OnceLock<OneThread>,
+}
+
+/// A thread with a runtime of its own, until this is dropped.
+///
+/// lockd has one, as on Linux: every call of its clients reads and writes the lock table, and the processors would spend
+/// more time on passing the table's memory to each other than on the calls.
+struct OneThread {
+    runtime: Handle,
+    _stop: oneshot::Sender<Infallible>,
+}
+
+impl OneThread {
+    fn start(name: &str) -> io::Result<OneThread> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            runtime
+                .block_on(stopped)
+                .map_or((), |never: Infallible| match never {})
+        })?;
+        Ok(OneThread {
+            runtime: handle,
+            _stop: stop,
+        })
+    }
 }
 
 /// A service that listens.
@@ -280,8 +312,8 @@ struct Held {
 }
 
 impl rpc::server::Service for Held {
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
-        self.door.message(origin, message, out)
+    fn message(&self, origin: &Arc<Origin>, message: Bytes, arrived: Instant, out: &mut Writer) -> Flow {
+        self.door.message(origin, message, arrived, out)
     }
 
     fn connected(&self) {
@@ -331,6 +363,7 @@ impl Listeners {
                 ports,
                 limits,
                 open: Mutex::default(),
+                lockd: OnceLock::new(),
             },
             bound,
         ))
@@ -382,6 +415,8 @@ impl Listeners {
         let (alive, gone) = mpsc::channel(1);
         let door: Arc<dyn rpc::server::Service> = Arc::new(Held { door, _alive: alive });
         let mut tasks = JoinSet::new();
+        let runtime = self.runtime_for(service)?;
+        let _in_it = runtime.enter();
         for Pair { tcp, udp } in sockets.pairs {
             let (tcp, udp) = (TcpListener::from_std(tcp)?, UdpSocket::from_std(udp)?);
             tasks.spawn(rpc::server::serve_tcp(tcp, door.clone(), self.limits));
@@ -394,6 +429,19 @@ impl Listeners {
         }
         self.open.lock().insert(service, Open { tasks, gone, spare });
         Ok(())
+    }
+
+    /// Where a service is to be served. What has a single thread anyway, as a test may, is left as it is.
+    fn runtime_for(&self, service: Service) -> Result<Handle> {
+        let here = Handle::current();
+        if service != Service::Lockd || here.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            return Ok(here);
+        }
+        if let Some(thread) = self.lockd.get() {
+            return Ok(thread.runtime.clone());
+        }
+        let thread = OneThread::start("lockd").context("starting a thread for lockd")?;
+        Ok(self.lockd.get_or_init(|| thread).runtime.clone())
     }
 
     /// Binds and serves again what was closed; nothing if it is open.

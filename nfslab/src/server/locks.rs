@@ -26,7 +26,7 @@ use nlm::request::{Call, CallId, Callback, PeerSelector, Reply, Request};
 use nlm::service::{FileCheck, IsFile, LockSelector, LockService, Lockd, NotLeaked};
 use nlm::table::{Cursor, Fh};
 use nlm::upcall::Statd;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use proto::nfs3::Nfsstat3;
 use proto::nlm::{Nlm4Stat, NlmProc};
 use rpc::msg::{self, RpcError, Transport};
@@ -122,56 +122,93 @@ impl Locks {
     /// The RPC refusal that it deserves.
     pub fn call(&self, node: &Node, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
         let (procedure, origin) = (call.header.procedure, call.origin);
-        let Decoded { cookie, request, way } = wire::decode(call.header.version, procedure, &call.args)?;
+        let Decoded { cookie, request, way } = wire::decode(call.header.version, procedure, call.args)?;
         if matches!(request, Request::SmNotify(_)) && !from_our_monitor(origin.peer) {
             return Err(Refusal(RpcError::SystemErr));
         }
         let from = host_key(origin, call.header.version);
-        // The file is looked at before the table is locked.
-        let asked = request
-            .fh()
-            .map(|fh| (fh, node.exports.lockable(&dispatch::caller(call), fh)));
-        let permitted = asked.is_none_or(|(_, lockable)| lockable.permitted);
-        let known = |fh: &[u8], kind| match asked {
-            Some((its, lockable)) if its == fh => file_check(lockable.file),
-            _ => files(node)(fh, kind),
+        let find = || {
+            let caller = dispatch::caller(call);
+            request.fh().map(|fh| (fh, node.exports.lockable(&caller, fh)))
         };
-        let mut state = self.state.lock();
-        state.last_call += 1;
-        let id = CallId(state.last_call);
-        let State { service, fx, .. } = &mut *state;
-        let call_in = Call {
-            id,
+        // The file is looked at before the table is locked; not for an UNLOCK, which seldom has to know it.
+        let is_unlock = matches!(request, Request::Unlock(_));
+        let found = if is_unlock { None } else { find() };
+        // A call for which nothing is planned has not waited.
+        let now = match &call.planned {
+            None => call.received,
+            Some(_) => node.clock.now(),
+        };
+        let pending = |copy| Pending {
+            copy,
+            origin: origin.clone(),
+            xid: call.header.xid,
+            procedure,
             from,
-            request,
-            permitted,
+            way,
+            cookie: cookie.to_vec(),
+            about: view::about(node, &request),
+            received: call.received,
+            underway: call.underway.clone(),
+            planned: call.planned.clone(),
         };
-        let reply = service.call(node.clock.now(), call_in, &known, fx);
-        let answer = match reply {
-            Some(reply) => Answer::Now(self.answer(node, &from, way, cookie, &reply, out)),
-            None => {
+        let reply = self.change_state(node, |state| {
+            let has_locks = |fh| state.service.has_locks(fh);
+            let found = match is_unlock && !request.fh().is_some_and(has_locks) {
+                true => find(),
+                false => found,
+            };
+            let permitted = found.is_none_or(|(_, lockable)| lockable.permitted);
+            let known = |fh: &[u8], kind| match found {
+                Some((its, lockable)) if its == fh => file_check(lockable.file),
+                _ => files(node)(fh, kind),
+            };
+            state.last_call += 1;
+            let id = CallId(state.last_call);
+            let call_in = Call {
+                id,
+                from,
+                request,
+                permitted,
+            };
+            let reply = state.service.call(now, call_in, &known, &mut state.fx);
+            if reply.is_none() {
                 let copy = state.copies.contains_key(&(from.peer, call.header.xid));
-                state.put_off(
-                    id,
-                    Pending {
-                        copy,
-                        origin: origin.clone(),
-                        xid: call.header.xid,
-                        procedure,
-                        from,
-                        way,
-                        cookie: cookie.to_vec(),
-                        about: view::about(node, &request),
-                        received: call.received,
-                        underway: call.underway.clone(),
-                        planned: call.planned.clone(),
-                    },
-                );
-                Answer::Later
+                state.put_off(id, pending(copy));
             }
-        };
-        self.carry_out(node, state);
-        Ok(answer)
+            reply
+        });
+        Ok(match reply {
+            Some(reply) => Answer::Now(self.answer(node, &from, way, cookie, &reply, out)),
+            None => Answer::Later,
+        })
+    }
+
+    fn look<T>(&self, at: impl FnOnce(&State) -> T) -> T {
+        at(&self.state.lock())
+    }
+
+    fn change<T>(&self, node: &Node, work: impl FnOnce(&mut LockService, &mut Effects) -> T) -> T {
+        self.change_state(node, |state| work(&mut state.service, &mut state.fx))
+    }
+
+    /// Changes something and carries out what the service wants then, and whatever follows from that.
+    fn change_state<T>(&self, node: &Node, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let done = work(&mut state);
+        while !state.fx.is_empty() {
+            let mut fx = std::mem::take(&mut state.fx);
+            for effect in fx.drain() {
+                self.effect(node, &mut state, effect);
+            }
+        }
+        let wakeup = state.service.next_wakeup();
+        let changed = std::mem::replace(&mut state.wakeup, wakeup) != wakeup;
+        drop(state);
+        if changed {
+            self.changed.notify_one();
+        }
+        done
     }
 
     /// Writes the reply, or leaves it void and sends the answer as a call; the status in words.
@@ -205,17 +242,16 @@ impl Locks {
 
     /// Whether a call with this number of this peer waits already.
     pub fn is_pending(&self, origin: &Origin, xid: u32) -> bool {
-        self.state.lock().copies.contains_key(&(origin.peer.ip(), xid))
+        self.look(|state| state.copies.contains_key(&(origin.peer.ip(), xid)))
     }
 
     /// The lock table, as far as rules may depend on it.
     pub fn table(&self, now: Duration) -> faults::Table {
-        let state = self.state.lock();
-        faults::Table {
+        self.look(|state| faults::Table {
             held: state.service.locks_held(),
             waiting: state.service.waiting(),
             grace: state.service.in_grace(now),
-        }
+        })
     }
 
     /// What a call asks, in words.
@@ -228,15 +264,14 @@ impl Locks {
 
     /// When there is something for [`tick`](Self::tick) to do.
     pub fn next_wakeup(&self) -> Option<Duration> {
-        self.state.lock().service.next_wakeup()
+        self.look(|state| state.service.next_wakeup())
     }
 
     /// Lets time pass.
     pub fn tick(&self, node: &Node) {
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        service.tick(node.clock.now(), &files(node), fx);
-        self.carry_out(node, state);
+        self.change(node, |service, fx| {
+            service.tick(node.clock.now(), &files(node), fx)
+        });
     }
 
     /// Tells the service how lockd and statd are; `changed` is the service whose condition was set.
@@ -255,21 +290,19 @@ impl Locks {
         let statd = statd_as_seen(&faults);
         // Its calls are counted from when it was set, even to what it was before.
         let counts_anew = changed == Some(Service::Lockd) && matches!(lockd, Lockd::HungAfter(_));
-        let mut state = self.state.lock();
-        let now = node.clock.now();
-        let State { service, fx, .. } = &mut *state;
-        if service.lockd() != lockd || counts_anew {
-            service.set_lockd(now, lockd, &files(node), fx);
-        }
-        if service.statd() != statd {
-            service.set_statd(now, statd, &files(node), fx);
-        }
-        self.carry_out(node, state);
+        self.change(node, |service, fx| {
+            let now = node.clock.now();
+            if service.lockd() != lockd || counts_anew {
+                service.set_lockd(now, lockd, &files(node), fx);
+            }
+            if service.statd() != statd {
+                service.set_statd(now, statd, &files(node), fx);
+            }
+        });
     }
 
     /// The peers that the service knows.
     pub fn peers(&self) -> Vec<api::PeerView> {
-        let state = self.state.lock();
         let view = |peer: nlm::service::PeerView| {
             let (monitored, since) = match peer.monitored {
                 Monitored::No => ("no", None),
@@ -286,17 +319,13 @@ impl Locks {
                 shares: peer.shares,
             }
         };
-        state.service.peers().map(view).collect()
+        self.look(|state| state.service.peers().map(view).collect())
     }
 
     /// Has a peer no longer count as monitored; `None`: every one.
     pub fn forget(&self, node: &Node, name: Option<&str>) -> usize {
         let which = name.map_or(PeerSelector::All, peer);
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        let forgotten = service.forget_peer(&which, fx);
-        self.carry_out(node, state);
-        forgotten
+        self.change(node, |service, fx| service.forget_peer(&which, fx))
     }
 
     /// A peer has rebooted, says the status monitor.
@@ -306,7 +335,7 @@ impl Locks {
 
     /// How many peers have this name or address.
     pub fn peers_meant(&self, name: &str) -> usize {
-        self.state.lock().service.peers_meant(&peer(name))
+        self.look(|state| state.service.peers_meant(&peer(name)))
     }
 
     /// Has a peer (a name or an address) count as rebooted, whatever it says itself.
@@ -315,49 +344,49 @@ impl Locks {
     }
 
     fn free_rebooted(&self, node: &Node, which: PeerSelector, number: Option<i32>) {
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        service.peer_rebooted(node.clock.now(), which, number, &files(node), fx);
-        self.carry_out(node, state);
+        self.change(node, |service, fx| {
+            service.peer_rebooted(node.clock.now(), which, number, &files(node), fx)
+        });
     }
 
     /// The rpc.statd of this host has answered whether it monitors a peer.
     pub fn monitored(&self, node: &Node, peer: IpAddr, done: bool) {
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        service.monitored(node.clock.now(), peer, done, &files(node), fx);
-        self.carry_out(node, state);
+        self.change(node, |service, fx| {
+            service.monitored(node.clock.now(), peer, done, &files(node), fx)
+        });
     }
 
     /// The port mapper of this host knows no rpc.statd.
     pub fn statd_not_registered(&self, node: &Node, peer: IpAddr) {
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        service.statd_not_registered(node.clock.now(), peer, &files(node), fx);
-        self.carry_out(node, state);
+        self.change(node, |service, fx| {
+            service.statd_not_registered(node.clock.now(), peer, &files(node), fx)
+        });
     }
 
     /// No locks, nobody waits, nobody is monitored, no call is under way, and a grace period begins; without a time,
     /// that of the configuration.
     pub fn restart(&self, node: &Node, grace: Option<Duration>) {
         self.callbacks.hang_up();
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        service.server_rebooted(node.clock.now(), grace.unwrap_or(self.grace), fx);
-        state.pending.clear();
-        state.copies.clear();
-        self.carry_out(node, state);
+        self.change_state(node, |state| {
+            state
+                .service
+                .server_rebooted(node.clock.now(), grace.unwrap_or(self.grace), &mut state.fx);
+            state.pending.clear();
+            state.copies.clear();
+        });
     }
 
     /// Part of the lock table, beginning behind `after`.
     pub fn page(&self, node: &Node, after: Option<Cursor>, limit: usize) -> api::LockPage {
         let limit = limit.clamp(1, PAGE_LIMIT);
-        let state = self.state.lock();
-        let (held, next) = state.service.locks(after, limit);
-        let waiting = state.service.waiters(None, limit);
-        let shares = state.service.shares(limit);
+        let (held, next, waiting, shares, total) = self.look(|state| {
+            let service = &state.service;
+            let (held, next) = service.locks(after, limit);
+            let (waiting, shares) = (service.waiters(None, limit), service.shares(limit));
+            (held, next, waiting, shares, service.locks_held())
+        });
         api::LockPage {
-            total: state.service.locks_held(),
+            total,
             next: next.map(|next| next.to_string()),
             held: held.iter().map(|lock| view::lock(node, lock)).collect(),
             shares: shares.iter().map(|share| view::share(node, share)).collect(),
@@ -374,13 +403,12 @@ impl Locks {
 
     /// How many locks are held, and how many requests wait.
     pub fn counts(&self) -> (usize, usize) {
-        let state = self.state.lock();
-        (state.service.locks_held(), state.service.waiting())
+        self.look(|state| (state.service.locks_held(), state.service.waiting()))
     }
 
     /// Who waits for whom.
     pub fn graph(&self, node: &Node, limit: usize) -> api::GraphView {
-        let graph = self.state.lock().service.wait_for(limit.clamp(1, PAGE_LIMIT));
+        let graph = self.look(|state| state.service.wait_for(limit.clamp(1, PAGE_LIMIT)));
         api::GraphView {
             waiting: graph.waiting,
             cycles: graph.cycles,
@@ -413,19 +441,16 @@ impl Locks {
         (range, kind): (Range, Kind),
         lasts: Option<Duration>,
     ) -> Result<i32, NotLeaked> {
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        let leaked = service.leak(node.clock.now(), fh, range, kind, lasts, fx);
-        self.carry_out(node, state);
-        leaked
+        self.change(node, |service, fx| {
+            service.leak(node.clock.now(), fh, range, kind, lasts, fx)
+        })
     }
 
     /// Has so many locks that conflict granted, within that time.
     pub fn double_grant(&self, node: &Node, fh: Fh<'_>, count: u32, lasts: Option<Duration>) {
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        service.double_grant(node.clock.now(), fh, count, lasts, fx);
-        self.carry_out(node, state);
+        self.change(node, |service, fx| {
+            service.double_grant(node.clock.now(), fh, count, lasts, fx)
+        });
     }
 
     fn take_away(
@@ -442,27 +467,7 @@ impl Locks {
             peer: peer.as_ref(),
             svid: which.svid,
         };
-        let mut state = self.state.lock();
-        let State { service, fx, .. } = &mut *state;
-        let taken = take(service, &selector, fx);
-        self.carry_out(node, state);
-        taken
-    }
-
-    /// Carries out what the service wants, and whatever follows from that.
-    fn carry_out(&self, node: &Node, mut state: MutexGuard<'_, State>) {
-        while !state.fx.is_empty() {
-            let mut fx = std::mem::take(&mut state.fx);
-            for effect in fx.drain() {
-                self.effect(node, &mut state, effect);
-            }
-        }
-        let wakeup = state.service.next_wakeup();
-        let changed = std::mem::replace(&mut state.wakeup, wakeup) != wakeup;
-        drop(state);
-        if changed {
-            self.changed.notify_one();
-        }
+        self.change(node, |service, fx| take(service, &selector, fx))
     }
 
     fn effect(&self, node: &Node, state: &mut State, effect: Effect) {
@@ -575,10 +580,9 @@ pub async fn drive(node: Arc<Node>) {
 async fn call_back(node: Arc<Node>, callback: Box<Callback>) {
     let (host, id) = (callback.host, callback.id);
     let delivered = deliver(&node, &host, NlmProc::NLM_GRANTED_MSG, Args::Granted(callback)).await;
-    let mut state = node.locks.state.lock();
-    let State { service, fx, .. } = &mut *state;
-    service.callback_sent(node.clock.now(), id, delivered, fx);
-    node.locks.carry_out(&node, state);
+    node.locks.change(&node, |service, fx| {
+        service.callback_sent(node.clock.now(), id, delivered, fx);
+    });
 }
 
 /// Calls a client's lock manager; whether it heard. Outgoing calls pass the hook for faults like any other.

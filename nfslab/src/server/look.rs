@@ -36,7 +36,7 @@ impl<'a> Live<'a> {
     fn request(&self) -> Option<&Request<'a>> {
         let read = || {
             let header = &self.call.header;
-            locks::read(header.version, header.procedure, &self.call.args)
+            locks::read(header.version, header.procedure, self.call.args)
         };
         match self.service {
             Service::Lockd => self.request.get_or_init(read).as_ref(),
@@ -46,7 +46,7 @@ impl<'a> Live<'a> {
 
     fn nfs_handle(&self) -> Option<(&'a [u8], Reader<'a>)> {
         let call: &'a Incoming<'a> = self.call;
-        let r = &mut Reader::new(&call.args);
+        let r = &mut Reader::new(call.args);
         let handle = NfsFh3::decode(r).ok()?;
         Some((handle.0, r.clone()))
     }
@@ -55,7 +55,7 @@ impl<'a> Live<'a> {
         match self.service {
             Service::Lockd => self.node.exports.path_of(self.request()?.fh()?),
             Service::Mount => {
-                let path = xdr::from_bytes::<proto::mount::DirPath<'_>>(&self.call.args).ok()?;
+                let path = xdr::from_bytes::<proto::mount::DirPath<'_>>(self.call.args).ok()?;
                 Some(path.to_string())
             }
             Service::Nfs => {

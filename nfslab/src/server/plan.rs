@@ -352,7 +352,7 @@ impl Door {
             Action::Acknowledge => {
                 msg::accepted(out, header.xid);
                 let verf = self.node.nfs.write_verf();
-                forge::acknowledge(out, self.service, header, &call.args, verf);
+                forge::acknowledge(out, self.service, header, call.args, verf);
                 Arrived::Over(Some("acknowledged, and not done".into()))
             }
             Action::Drop => Arrived::Over(None),

@@ -131,7 +131,7 @@ impl Statd {
     /// # Errors
     /// The RPC refusal that it deserves.
     pub fn call(&self, node: &Node, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
-        let r = &mut Reader::new(&call.args);
+        let r = &mut Reader::new(call.args);
         let caller = Caller {
             address: call.origin.peer.ip(),
             port: call.origin.peer.port(),

@@ -384,7 +384,11 @@ impl LockService {
             return refused(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD);
         }
         let range = range_of(lock)?;
-        let fh = self.file_of(lock, Kind::Shared, files)?;
+        let fh = match Fh::new(lock.fh.0) {
+            // The file was looked at when its locks were taken: lockd has it open.
+            Some(fh) if self.table.has_locks(fh) => fh,
+            _ => self.file_of(lock, Kind::Shared, files)?,
+        };
         let Some(owner) = self.owner_of(from, lock) else {
             return Ok(Nlm4Stat::NLM4_GRANTED);
         };

@@ -18,7 +18,7 @@ use rpc::server::{Flow, Origin};
 use rpc::xdr::{self, Encode, Reader, Writer};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ struct Ear {
 }
 
 impl rpc::server::Service for Ear {
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
+    fn message(&self, origin: &Arc<Origin>, message: Bytes, _: Instant, out: &mut Writer) -> Flow {
         let mut r = Reader::new(&message);
         let header = CallHeader::read(&mut r).unwrap();
         let args = message.slice(r.offset()..);

@@ -10,7 +10,7 @@ use rpc::server::{Flow, Origin};
 use rpc::xdr::{self, Encode, Reader, Writer};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ struct Ear {
 }
 
 impl rpc::server::Service for Ear {
-    fn message(&self, _: &Arc<Origin>, message: Bytes, out: &mut Writer) -> Flow {
+    fn message(&self, _: &Arc<Origin>, message: Bytes, _: Instant, out: &mut Writer) -> Flow {
         let mut r = Reader::new(&message);
         let header = CallHeader::read(&mut r).unwrap();
         let args = message.slice(r.offset()..);

@@ -8,7 +8,8 @@ fn call_raw(lab: &Lab, procedure: u32, args: Vec<u8>) -> std::result::Result<Nfs
     let mut w = Writer::new();
     lab.nfs.describe(procedure, &args);
     lab.nfs.may_block(&args);
-    let result = lab.nfs.call(&cx, procedure, &Bytes::from(args), &mut w);
+    let args = Bytes::from(args);
+    let result = lab.nfs.call(&cx, procedure, &args, &args, &mut w);
     match result {
         Ok(_) if procedure != 0 => assert!(w.len() >= 4),
         _ => assert!(w.is_empty(), "procedure {procedure} wrote after an error"),

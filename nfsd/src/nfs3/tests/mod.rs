@@ -129,7 +129,8 @@ impl Lab {
         self.clock_s.fetch_add(1, Relaxed);
         let cx = Cx::local(self.caller, self.now());
         let mut w = Writer::new();
-        let status = self.nfs.call(&cx, proc.0, &to_bytes(args), &mut w).unwrap();
+        let args = to_bytes(args);
+        let status = self.nfs.call(&cx, proc.0, &args, &args, &mut w).unwrap();
         let reply = w.into_bytes();
         assert_eq!(
             Nfsstat3::decode(&mut Reader::new(&reply)),

@@ -24,10 +24,8 @@ fn compare<A: Pack + Unpack, R: Pack + Unpack>(procedure: Nfs3Proc) {
     let reply = |args: Vec<u8>| {
         let cx = Cx::local(Caller::ROOT, lab.now());
         let mut w = Writer::new();
-        let status = lab
-            .nfs
-            .call(&cx, procedure.0, &Bytes::from(args), &mut w)
-            .unwrap();
+        let args = Bytes::from(args);
+        let status = lab.nfs.call(&cx, procedure.0, &args, &args, &mut w).unwrap();
         (status, w.into_bytes())
     };
     let (status, bytes) = reply(args.clone());
