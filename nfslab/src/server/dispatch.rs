@@ -3,6 +3,7 @@
 //! **Invariant**: [`Node::decide`] is asked once for each call, here, and what it plans is carried out in
 //! [`plan`](super::plan). Handlers know neither.
 
+use super::locks::{self, Decoded};
 use super::look::Live;
 use super::plan::{Arrived, Planned};
 use super::portmap::{self, Asker};
@@ -21,6 +22,7 @@ use rpc::msg::{self, CallHeader, Credential, NotACall, RpcError, Transport};
 use rpc::server::{Flow, Origin};
 use rpc::xdr::{self, Reader, Writer};
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -46,12 +48,25 @@ pub struct Incoming<'a> {
     pub message: &'a Bytes,
     /// Its arguments, the message's end.
     pub args: &'a [u8],
+    /// What it asks of the lock service, once somebody has looked: [`asked`](Self::asked).
+    asked: OnceCell<Result<Decoded<'a>, Refusal>>,
     /// When it arrived, on the server's clock.
     pub received: Duration,
     /// To be kept by whoever answers later, and told the answer, if copies of this call are not to be executed.
     pub underway: Option<Arc<Underway>>,
     /// What is to be done to it, or to its reply. To be kept by whoever answers later.
     pub planned: Option<Arc<Planned>>,
+}
+
+impl<'a> Incoming<'a> {
+    /// Its arguments as those of a call to the lock service. They are read once.
+    ///
+    /// # Errors
+    /// The refusal of a call that has none.
+    pub fn asked(&self) -> Result<&Decoded<'a>, Refusal> {
+        let read = || locks::decode(self.header.version, self.header.procedure, self.args);
+        self.asked.get_or_init(read).as_ref().map_err(|refusal| *refusal)
+    }
 }
 
 /// What a handler made of a call.
@@ -81,6 +96,7 @@ impl From<xdr::DecodeError> for Refusal {
 }
 
 /// A refusal by the RPC layer.
+#[derive(Clone, Copy)]
 pub struct Refusal(pub RpcError);
 
 impl Door {
@@ -266,6 +282,7 @@ impl rpc::server::Service for Door {
             credential,
             message: &message,
             args: message.get(reader.offset()..).unwrap_or_default(),
+            asked: OnceCell::new(),
             received: node.clock.at(arrived),
             underway: None,
             planned: None,
@@ -328,6 +345,7 @@ pub(super) fn reread<'a>(
         credential,
         message,
         args: message.get(reader.offset()..).unwrap_or_default(),
+        asked: OnceCell::new(),
         received,
         underway: None,
         planned: None,
@@ -420,10 +438,7 @@ impl Logged {
                 (MountProc(procedure).to_string(), about_path(call.args))
             }
             Service::Mount => (MountProc1(procedure).to_string(), about_path(call.args)),
-            Service::Lockd => (
-                NlmProc(procedure).to_string(),
-                node.locks.about(node, call.header.version, procedure, call.args),
-            ),
+            Service::Lockd => (NlmProc(procedure).to_string(), node.locks.about(node, call)),
             Service::Statd => (SmProc(procedure).to_string(), String::new()),
         };
         Some(Logged {

@@ -38,7 +38,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use wire::{Decoded, Way};
+use wire::Way;
+pub use wire::{Decoded, decode};
 
 /// Most locks in one answer of the control API.
 const PAGE_LIMIT: usize = 10_000;
@@ -122,7 +123,7 @@ impl Locks {
     /// The RPC refusal that it deserves.
     pub fn call(&self, node: &Node, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
         let (procedure, origin) = (call.header.procedure, call.origin);
-        let Decoded { cookie, request, way } = wire::decode(call.header.version, procedure, call.args)?;
+        let Decoded { cookie, request, way } = *call.asked()?;
         if matches!(request, Request::SmNotify(_)) && !from_our_monitor(origin.peer) {
             return Err(Refusal(RpcError::SystemErr));
         }
@@ -255,9 +256,9 @@ impl Locks {
     }
 
     /// What a call asks, in words.
-    pub fn about(&self, node: &Node, version: u32, procedure: u32, args: &[u8]) -> String {
-        match wire::decode(version, procedure, args) {
-            Ok(decoded) => view::about(node, &decoded.request),
+    pub fn about(&self, node: &Node, call: &Incoming<'_>) -> String {
+        match call.asked() {
+            Ok(asked) => view::about(node, &asked.request),
             Err(_) => String::new(),
         }
     }
@@ -663,13 +664,6 @@ fn statd_as_seen(faults: &Faults) -> Statd {
         Condition::Slow(by) => Statd::Slow(by),
         Condition::Failing => Statd::Fails,
     }
-}
-
-/// A call's arguments; none if they cannot be read.
-pub fn read(version: u32, procedure: u32, args: &[u8]) -> Option<Request<'_>> {
-    wire::decode(version, procedure, args)
-        .ok()
-        .map(|decoded| decoded.request)
 }
 
 /// A peer as a person names it.

@@ -1,7 +1,6 @@
 //! A call as rules look at it: what is not asked for is not read.
 
 use super::dispatch::Incoming;
-use super::locks;
 use super::{Node, Service};
 use faults::exchange::{Facts, LockFacts, Look};
 use faults::{Direction, Exchange};
@@ -14,39 +13,32 @@ use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 
 /// A call that has just come.
-pub struct Live<'a> {
-    node: &'a Node,
+pub struct Live<'c, 'a> {
+    node: &'c Node,
     service: Service,
-    call: &'a Incoming<'a>,
-    request: OnceCell<Option<Request<'a>>>,
+    call: &'c Incoming<'a>,
     path: OnceCell<Option<String>>,
 }
 
-impl<'a> Live<'a> {
-    pub fn new(node: &'a Node, service: Service, call: &'a Incoming<'a>) -> Self {
+impl<'c, 'a> Live<'c, 'a> {
+    pub fn new(node: &'c Node, service: Service, call: &'c Incoming<'a>) -> Self {
         Live {
             node,
             service,
             call,
-            request: OnceCell::new(),
             path: OnceCell::new(),
         }
     }
 
     fn request(&self) -> Option<&Request<'a>> {
-        let read = || {
-            let header = &self.call.header;
-            locks::read(header.version, header.procedure, self.call.args)
-        };
         match self.service {
-            Service::Lockd => self.request.get_or_init(read).as_ref(),
+            Service::Lockd => Some(&self.call.asked().ok()?.request),
             _ => None,
         }
     }
 
     fn nfs_handle(&self) -> Option<(&'a [u8], Reader<'a>)> {
-        let call: &'a Incoming<'a> = self.call;
-        let r = &mut Reader::new(call.args);
+        let r = &mut Reader::new(self.call.args);
         let handle = NfsFh3::decode(r).ok()?;
         Some((handle.0, r.clone()))
     }
@@ -87,7 +79,7 @@ fn has_name(procedure: Nfs3Proc) -> bool {
     )
 }
 
-impl<'a> Look for Live<'a> {
+impl<'a> Look for Live<'_, 'a> {
     fn exchange(&self) -> Exchange {
         let Incoming {
             origin,

@@ -33,6 +33,7 @@ pub enum Way {
 }
 
 /// A call, read.
+#[derive(Clone, Copy)]
 pub struct Decoded<'a> {
     /// To be returned with the answer.
     pub cookie: &'a [u8],
