@@ -153,7 +153,7 @@ impl Locks {
             underway: call.underway.clone(),
             planned: call.planned.clone(),
         };
-        let reply = self.change_state(node, |state| {
+        let answer = self.change_state(node, |state| {
             let has_locks = |fh| state.service.has_locks(fh);
             let found = match is_unlock && !request.fh().is_some_and(has_locks) {
                 true => find(),
@@ -172,17 +172,17 @@ impl Locks {
                 request,
                 permitted,
             };
-            let reply = state.service.call(now, call_in, &known, &mut state.fx);
-            if reply.is_none() {
-                let copy = state.copies.contains_key(&(from.peer, call.header.xid));
-                state.put_off(id, pending(copy));
+            match state.service.call(now, call_in, &known, &mut state.fx) {
+                // Before its effects: a `_RES` leaves ahead of the callbacks that an UNLOCK brings about.
+                Some(reply) => Answer::Now(self.answer(node, &from, way, cookie, &reply, out)),
+                None => {
+                    let copy = state.copies.contains_key(&(from.peer, call.header.xid));
+                    state.put_off(id, pending(copy));
+                    Answer::Later
+                }
             }
-            reply
         });
-        Ok(match reply {
-            Some(reply) => Answer::Now(self.answer(node, &from, way, cookie, &reply, out)),
-            None => Answer::Later,
-        })
+        Ok(answer)
     }
 
     fn look<T>(&self, at: impl FnOnce(&State) -> T) -> T {
