@@ -126,8 +126,18 @@ impl Drop for Process {
     }
 }
 
+/// The table as it was at one time: the kernel lists it page by page, and a line may come twice if others change it meanwhile.
 fn table() -> Vec<Row> {
-    proc_locks::parse(&std::fs::read_to_string("/proc/locks").unwrap_or_default())
+    let read = || std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let mut text = read();
+    for _ in 0..1000 {
+        let again = read();
+        if again == text {
+            break;
+        }
+        text = again;
+    }
+    proc_locks::parse(&text)
 }
 
 pub struct Fcntl {
