@@ -157,6 +157,21 @@ impl Pair {
             udp: self.udp.try_clone()?,
         })
     }
+
+    /// Drops the connections that wait to be accepted, and the datagrams that wait to be read: as many as can have come
+    /// before this, and not for ever if more keep coming.
+    fn forget(&self) {
+        for _ in 0..=BACKLOG {
+            if self.tcp.accept().is_err() {
+                break;
+            }
+        }
+        for _ in 0..=BACKLOG {
+            if self.udp.recv(&mut []).is_err() {
+                break;
+            }
+        }
+    }
 }
 
 /// A socket that could not be had.
@@ -459,12 +474,13 @@ impl Listeners {
         self.serve(service, Sockets::bind(&self.addresses, service, port)?, door)
     }
 
-    /// Drops a service's connections and answers nothing, but keeps its port from others: what comes meanwhile waits in
-    /// the sockets for [`serve`](Self::serve). Returns once that is so; `None` if it was closed, or is now because there
+    /// Drops a service's connections, also those that it has not accepted yet, and answers nothing, but keeps its port
+    /// from others: what comes from now on waits in the sockets for [`serve`](Self::serve). Returns once that is so; `None` if it was closed, or is now because there
     /// are too many open files.
     pub async fn suspend(&self, service: Service) -> Option<Sockets> {
         let open = self.open.lock().remove(&service)?;
         let pairs = open.end().await.ok()?;
+        pairs.iter().for_each(Pair::forget);
         let port = self.ports.get(service);
         Some(Sockets { pairs, port })
     }
@@ -524,6 +540,48 @@ mod tests {
                 .unwrap()
         );
         assert!(error.contains("--ports nlm=0"), "{error}");
+    }
+
+    /// Has heard whatever it is sent, and answers nothing.
+    struct Ear(mpsc::UnboundedSender<Bytes>);
+
+    impl rpc::server::Service for Ear {
+        fn message(&self, _: &Arc<Origin>, message: Bytes, _: Instant, _: &mut Writer) -> Flow {
+            self.0.send(message).unwrap();
+            Flow::Continue
+        }
+    }
+
+    /// With one thread nothing is accepted or read before this test waits for something.
+    #[tokio::test]
+    async fn suspending_drops_what_waits_and_keeps_what_comes_after_it() {
+        use std::io::Read;
+        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let (listeners, mut bound) =
+            Listeners::bind(&[here], Ports::AUTO, [Service::Nfs], Limits::default()).unwrap();
+        let sockets = bound.remove(&Service::Nfs).unwrap();
+        let at = SocketAddr::new(here, sockets.port);
+        let (ear, mut heard) = mpsc::unbounded_channel();
+        let door: Arc<dyn rpc::server::Service> = Arc::new(Ear(ear));
+        listeners.serve(Service::Nfs, sockets, door.clone()).unwrap();
+
+        let client = std::net::UdpSocket::bind((here, 0)).unwrap();
+        client.send_to(b"before", at).unwrap();
+        let mut early = std::net::TcpStream::connect(at).unwrap();
+        let sockets = listeners.suspend(Service::Nfs).await.unwrap();
+        client.send_to(b"after", at).unwrap();
+        let mut late = std::net::TcpStream::connect(at).unwrap();
+        late.set_nonblocking(true).unwrap();
+        listeners.serve(Service::Nfs, sockets, door).unwrap();
+
+        assert_eq!(heard.recv().await.unwrap(), "after");
+        assert!(matches!(early.read(&mut [0]), Ok(0)), "closed");
+        assert_eq!(
+            late.read(&mut [0]).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock,
+            "open"
+        );
+        listeners.close_all().await;
     }
 
     #[tokio::test]
