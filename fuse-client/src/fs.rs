@@ -237,6 +237,18 @@ fn exiting(pid: u32) -> bool {
     status.is_ok_and(|status| !status.lines().any(|line| line.starts_with("VmSize:")))
 }
 
+/// Who holds a lock that is asked for through the open file `fh`.
+///
+/// With flock(2) it is the open file, and the kernel has a number for it. But it gives that to another as soon as this one
+/// is closed, and only then sends RELEASE, which may be looked at when the other has its lock already, and would take that
+/// away. What OPEN answered is never given twice.
+fn held_by(fh: u64, holder: LockHolder) -> LockHolder {
+    LockHolder {
+        number: if holder.flock { fh } else { holder.number },
+        ..holder
+    }
+}
+
 fn reply_empty(reply: ReplyEmpty, done: Done<()>) {
     match done {
         Ok(()) => reply.ok(),
@@ -507,17 +519,17 @@ impl fuser::Filesystem for Fs {
         number: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
-        owner: Option<LockOwner>,
+        flock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         self.spawn_to_the_end(move |fs| async move {
-            if let Some(owner) = owner
+            if flock_owner.is_some()
                 && let Some(locks) = fs.0.locks.as_ref().filter(|_| !fs.0.local_lock.flock)
                 && let Ok(inode) = fs.0.client.inode(number.0)
             {
                 let who = fs.open_as(fh.0).who;
-                locks.release(&who, &inode.fh, owner.0, true).await;
+                locks.release(&who, &inode.fh, fh.0, true).await;
             }
             let open = fs.open_as(fh.0);
             fs.0.open.remove(&fh.0);
@@ -719,7 +731,13 @@ impl dev::Direct for Fs {
         let locks = self.0.locks.as_ref().ok_or(fuser::Errno::ENOLCK)?;
         let inode = self.0.client.inode(request.nodeid).map_err(errno)?;
         locks
-            .test(&self.open_as(fh).who, &inode.fh, holder, lock, &interrupted)
+            .test(
+                &self.open_as(fh).who,
+                &inode.fh,
+                held_by(fh, holder),
+                lock,
+                &interrupted,
+            )
             .await
             .map_err(errno)
     }
@@ -736,7 +754,7 @@ impl dev::Direct for Fs {
         let locks = self.0.locks.as_ref().ok_or(fuser::Errno::ENOLCK)?;
         let inode = self.0.client.inode(request.nodeid).map_err(errno)?;
         // Others are to see what was written under the lock, and we what they wrote under theirs.
-        let who = self.open_as(fh).who;
+        let (who, holder) = (self.open_as(fh).who, held_by(fh, holder));
         let safe = self.0.client.safe(&who, request.nodeid).await;
         if lock.kind == LockKind::Unlock {
             return locks.unlock(&who, &inode.fh, holder, lock).await.map_err(errno);
@@ -772,5 +790,23 @@ impl dev::Direct for Fs {
 
     fn released_dir(&self, _nodeid: u64, fh: u64) {
         self.0.client.close_dir(fh);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_files_are_other_holders_even_if_the_kernel_has_one_number_for_them() {
+        let by = |flock| LockHolder {
+            number: 77,
+            flock,
+            pid: 1,
+        };
+        assert_ne!(held_by(1, by(true)), held_by(2, by(true)));
+        assert_eq!(held_by(1, by(true)), held_by(1, by(true)));
+        // With fcntl(2) it is the process.
+        assert_eq!(held_by(1, by(false)), held_by(2, by(false)));
     }
 }

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// So many holders may be remembered that have no locks.
+const IDLE_HOLDERS: usize = 64;
 /// How long locks may take to be given back at the end.
 const LAST_UNLOCKS: Duration = Duration::from_secs(5);
 
@@ -54,7 +56,8 @@ struct State {
     client: LockClient,
     fx: Effects,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
-    /// As whom calls for a holder are made.
+    /// As whom calls for a holder are made. Of those who have nothing any more some are left, no more than the others and
+    /// [`IDLE_HOLDERS`].
     who: BTreeMap<Holder, Who>,
     /// The server's NSM state number, once it told.
     server_state: Option<i32>,
@@ -212,6 +215,9 @@ impl Locks {
     ) -> Outcome {
         let (tell, mut told) = oneshot::channel();
         let request = self.inner.with(|state, now| {
+            if state.who.len() >= 2 * state.client.holders() + IDLE_HOLDERS {
+                state.who.retain(|holder, _| state.client.knows(holder));
+            }
             state.who.insert(by, who.clone());
             let request = ask(&mut state.client, now, &mut state.fx);
             state.waiting.insert(request, tell);

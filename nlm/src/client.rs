@@ -377,6 +377,16 @@ impl LockClient {
         self.owners.len() == 0 && self.calls.is_empty()
     }
 
+    /// Whether the holder holds something, or something of it is under way.
+    pub fn knows(&self, holder: &Holder) -> bool {
+        self.by_holder.contains_key(holder)
+    }
+
+    /// How many holders it knows.
+    pub fn holders(&self) -> usize {
+        self.by_holder.len()
+    }
+
     /// What is held, in the order of owners.
     pub fn held(&self) -> impl Iterator<Item = Shown> {
         self.owners.iter_from(0).flat_map(move |(id, owner)| {
