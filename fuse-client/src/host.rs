@@ -6,13 +6,12 @@
 
 use crate::line::first_xid;
 use anyhow::{Context as _, Result};
-use bytes::Bytes;
 use proto::nlm::{self, NlmProc};
 use proto::nsm::{self, SmProc, StatChge};
 use proto::portmap::{self, IpProto, Mapping, PMAP_PORT, PmapList, PmapProc};
 use rpc::client::{Client, Identity, Options, Target};
 use rpc::msg::{self, CallHeader, NotACall, RpcError, Transport};
-use rpc::server::{Flow, Limits, Origin, Service, serve_tcp, serve_udp};
+use rpc::server::{Flow, Limits, Message, Origin, Service, serve_tcp, serve_udp};
 use rpc::xdr::{self, Decode, Encode, Reader, Writer};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -165,8 +164,8 @@ async fn tell(address: IpAddr, procedure: PmapProc, mappings: &[Mapping]) -> Res
 }
 
 impl Service for Doors {
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, _: Instant, out: &mut Writer) -> Flow {
-        let mut reader = Reader::new(&message);
+    fn message(&self, origin: &Arc<Origin>, message: Message<'_>, _: Instant, out: &mut Writer) -> Flow {
+        let mut reader = Reader::new(message.bytes());
         let header = match CallHeader::read(&mut reader) {
             Ok(header) => header,
             Err(NotACall::Refused { xid, error }) => {

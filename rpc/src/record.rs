@@ -85,6 +85,30 @@ impl RecordReader {
         Ok(None)
     }
 
+    /// Takes as many whole records from the front of `buffer` as can be had at once; `None`: more bytes are needed.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub fn several(&mut self, buffer: &mut BytesMut) -> Result<Option<Records>, TooLong> {
+        let mut end = 0;
+        if self.partial.is_empty() {
+            let front = |end| buffer.get(end..).and_then(whole).map(|(record, _)| record.len());
+            while let Some(len) = front(end).filter(|len| *len <= self.limit) {
+                self.earned = self.earned.max(4 + len);
+                end += 4 + len;
+            }
+        }
+        if end > 0 {
+            let marked = buffer.split_to(end).freeze();
+            return Ok(Some(Records {
+                bytes: marked,
+                marked: true,
+            }));
+        }
+        let record = self.next(buffer)?;
+        Ok(record.map(|bytes| Records { bytes, marked: false }))
+    }
+
     /// Makes room in `buffer` for the next read: for the rest of the fragment under way if the peer has
     /// earned that, else as much again as has arrived.
     pub fn reserve(&self, buffer: &mut BytesMut) {
@@ -95,6 +119,41 @@ impl RecordReader {
             .max(buffer.len())
             .max(FIRST_BUFFER);
         buffer.reserve(missing.min(trusted).max(FIRST_BUFFER / 4));
+    }
+}
+
+/// The record at the front of `bytes`, if it is whole and in one fragment, and what follows it.
+fn whole(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (mark, rest) = bytes.split_first_chunk::<4>()?;
+    let mark = u32::from_be_bytes(*mark);
+    let is_last = mark & LAST_FRAGMENT != 0;
+    rest.split_at_checked((mark & !LAST_FRAGMENT) as usize)
+        .filter(|_| is_last)
+}
+
+/// Whole records that lie in one buffer.
+#[derive(Debug)]
+pub struct Records {
+    bytes: Bytes,
+    /// Each is in one fragment and behind its mark; otherwise there is one, without a mark.
+    marked: bool,
+}
+
+impl Records {
+    /// The buffer, for whoever wants to keep part of it.
+    pub fn buffer(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Each of them, without its mark.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let only = (!self.marked).then_some(&self.bytes[..]);
+        let mut rest: &[u8] = if self.marked { &self.bytes } else { &[] };
+        only.into_iter().chain(std::iter::from_fn(move || {
+            let (record, after) = whole(rest)?;
+            rest = after;
+            Some(record)
+        }))
     }
 }
 
@@ -162,6 +221,16 @@ mod tests {
         );
     }
 
+    #[test]
+    fn one_that_is_too_long_is_refused_behind_others() {
+        let mut reader = RecordReader::new(4);
+        let mut buffer = BytesMut::from(&[framed(&[b"abc"]), framed(&[b"abcde"])].concat()[..]);
+        let records = reader.several(&mut buffer).unwrap().unwrap();
+        assert_eq!(records.iter().collect::<Vec<_>>(), [b"abc"]);
+        let error = reader.several(&mut buffer).unwrap_err();
+        assert_eq!((error.announced, error.limit), (5, 4));
+    }
+
     proptest! {
         /// However the stream is cut into fragments and reads, the same records come out.
         #[test]
@@ -177,8 +246,9 @@ mod tests {
                 stream.extend(framed(&parts));
                 expected.push(Bytes::from(fragments.concat()));
             }
-            let mut reader = RecordReader::new(1000);
+            let (mut reader, mut another) = (RecordReader::new(1000), RecordReader::new(1000));
             let (mut buffer, mut seen) = (BytesMut::new(), Vec::new());
+            let (mut another_buffer, mut seen_at_once) = (BytesMut::new(), Vec::new());
             let mut rest = &stream[..];
             for n in reads.iter().cycle() {
                 if rest.is_empty() {
@@ -187,11 +257,16 @@ mod tests {
                 let (head, tail) = rest.split_at((*n).min(rest.len()));
                 rest = tail;
                 buffer.extend_from_slice(head);
+                another_buffer.extend_from_slice(head);
+                while let Some(records) = another.several(&mut another_buffer).unwrap() {
+                    seen_at_once.extend(records.iter().map(|record| records.buffer().slice_ref(record)));
+                }
                 while let Some(record) = reader.next(&mut buffer).unwrap() {
                     seen.push(record);
                 }
             }
-            prop_assert_eq!(seen, expected);
+            prop_assert_eq!(seen, &expected[..]);
+            prop_assert_eq!(seen_at_once, expected);
         }
     }
 }

@@ -114,11 +114,50 @@ pub enum Flow {
     Close,
 }
 
+/// A message, and the buffer in which it lies, perhaps among others.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    bytes: &'a [u8],
+    buffer: &'a Bytes,
+}
+
+impl<'a> Message<'a> {
+    /// A message that is part of `buffer`.
+    ///
+    /// # Panics
+    /// [`keep`](Self::keep) does if it is not.
+    pub fn within(buffer: &'a Bytes, bytes: &'a [u8]) -> Self {
+        Message { bytes, buffer }
+    }
+
+    /// Its bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The buffer of which it is part: a slice of it can be kept without copying it.
+    pub fn buffer(self) -> &'a Bytes {
+        self.buffer
+    }
+
+    /// The message on its own, to be kept. Nothing is copied.
+    pub fn keep(self) -> Bytes {
+        self.buffer.slice_ref(self.bytes)
+    }
+}
+
+impl<'a> From<&'a Bytes> for Message<'a> {
+    fn from(whole: &'a Bytes) -> Self {
+        Message::within(whole, whole)
+    }
+}
+
 /// Something that answers messages.
 pub trait Service: Send + Sync + 'static {
     /// Handles one message, which was there at `arrived`. A reply that is ready goes into `out`; anything else is up to
     /// the service.
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, arrived: Instant, out: &mut Writer) -> Flow;
+    fn message(&self, origin: &Arc<Origin>, message: Message<'_>, arrived: Instant, out: &mut Writer)
+    -> Flow;
 
     /// A TCP connection was accepted.
     fn connected(&self) {}
@@ -245,16 +284,19 @@ async fn converse(
                     return Ok(());
                 }
                 let arrived = Instant::now();
-                while let Some(record) = records.next(&mut buffer).map_err(io::Error::other)? {
+                while let Some(several) = records.several(&mut buffer).map_err(io::Error::other)? {
                     age.used();
-                    let mut flow = Flow::Continue;
-                    mark_record(&mut out, |out| flow = service.message(origin, record, arrived, out));
-                    if flow == Flow::Close {
-                        write_out(&mut stream, &mut out).await?;
-                        return stream.shutdown().await;
-                    }
-                    if out.len() > FLUSH_AT {
-                        write_out(&mut stream, &mut out).await?;
+                    for record in several.iter() {
+                        let message = Message::within(several.buffer(), record);
+                        let mut flow = Flow::Continue;
+                        mark_record(&mut out, |out| flow = service.message(origin, message, arrived, out));
+                        if flow == Flow::Close {
+                            write_out(&mut stream, &mut out).await?;
+                            return stream.shutdown().await;
+                        }
+                        if out.len() > FLUSH_AT {
+                            write_out(&mut stream, &mut out).await?;
+                        }
                     }
                 }
             }
@@ -435,7 +477,7 @@ pub async fn serve_udp(socket: UdpSocket, service: Arc<dyn Service>) -> io::Resu
                         back: back.clone(),
                     };
                     let mut out = Writer::new();
-                    service.message(&Arc::new(origin), message, Instant::now(), &mut out);
+                    service.message(&Arc::new(origin), (&message).into(), Instant::now(), &mut out);
                     if !out.is_empty() {
                         send(&socket, arrived.local, arrived.peer, out).await;
                     }

@@ -19,7 +19,7 @@ use proto::nfs3::Nfstime3;
 use proto::nlm::NlmProc;
 use proto::nsm::SmProc;
 use rpc::msg::{self, CallHeader, Credential, NotACall, RpcError, Transport};
-use rpc::server::{Flow, Origin};
+use rpc::server::{Flow, Message, Origin};
 use rpc::xdr::{self, Reader, Writer};
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -45,7 +45,7 @@ pub struct Incoming<'a> {
     /// Who asks.
     pub credential: Credential<'a>,
     /// The whole message.
-    pub message: &'a Bytes,
+    pub message: Message<'a>,
     /// Its arguments, the message's end.
     pub args: &'a [u8],
     /// What it asks of the lock service, once somebody has looked: [`asked`](Self::asked).
@@ -175,7 +175,8 @@ impl Door {
             }
             Service::Nfs => {
                 // Calls on files are not logged one by one, so their status is not put into words.
-                node.nfs.call(&cx(call), procedure, call.message, args, out)?;
+                node.nfs
+                    .call(&cx(call), procedure, call.message.buffer(), args, out)?;
                 Ok(Answer::Now("".into()))
             }
             Service::Mount => {
@@ -195,7 +196,7 @@ impl Door {
             return false;
         };
         let door = Door::new(self.node.clone(), self.service);
-        let (origin, message) = (call.origin.clone(), call.message.clone());
+        let (origin, message) = (call.origin.clone(), call.message.keep());
         let (received, planned) = (call.received, call.planned.clone());
         self.node.tasks.spawn_blocking(move || {
             let mut out = Writer::new();
@@ -254,12 +255,18 @@ impl Door {
 }
 
 impl rpc::server::Service for Door {
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, arrived: Instant, out: &mut Writer) -> Flow {
+    fn message(
+        &self,
+        origin: &Arc<Origin>,
+        message: Message<'_>,
+        arrived: Instant,
+        out: &mut Writer,
+    ) -> Flow {
         let node = &self.node;
         let mark = out.mark();
-        let mut reader = Reader::new(&message);
+        let mut reader = Reader::new(message.bytes());
         let refuse = |xid, error, out: &mut Writer| {
-            self.capture_call(origin, &message, None);
+            self.capture_call(origin, message.bytes(), None);
             msg::refused(out, xid, error);
             node.capture_reply(origin, out, mark, None);
             Flow::Continue
@@ -280,8 +287,8 @@ impl rpc::server::Service for Door {
             origin,
             header,
             credential,
-            message: &message,
-            args: message.get(reader.offset()..).unwrap_or_default(),
+            message,
+            args: reader.rest(),
             asked: OnceCell::new(),
             received: node.clock.at(arrived),
             underway: None,
@@ -290,7 +297,7 @@ impl rpc::server::Service for Door {
         let log = Logged::new(self.service, node, &call);
         self.plan(&mut call, log.is_some());
         let comment = call.planned.as_ref().map(|planned| planned.comment());
-        self.capture_call(origin, &message, comment.as_deref());
+        self.capture_call(origin, message.bytes(), comment.as_deref());
         if let Some(log) = &log {
             node.event(log.call(node, &call));
         }
@@ -343,8 +350,8 @@ pub(super) fn reread<'a>(
         origin,
         header,
         credential,
-        message,
-        args: message.get(reader.offset()..).unwrap_or_default(),
+        message: message.into(),
+        args: reader.rest(),
         asked: OnceCell::new(),
         received,
         underway: None,

@@ -4,10 +4,9 @@
 //! it returns it listens on the same port as before.
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use faults::Service;
 use parking_lot::Mutex;
-use rpc::server::{Flow, Limits, Origin};
+use rpc::server::{Flow, Limits, Message, Origin};
 use rpc::xdr::Writer;
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
@@ -327,7 +326,13 @@ struct Held {
 }
 
 impl rpc::server::Service for Held {
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, arrived: Instant, out: &mut Writer) -> Flow {
+    fn message(
+        &self,
+        origin: &Arc<Origin>,
+        message: Message<'_>,
+        arrived: Instant,
+        out: &mut Writer,
+    ) -> Flow {
         self.door.message(origin, message, arrived, out)
     }
 
@@ -509,6 +514,7 @@ impl Listeners {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     #[test]
     fn ports_are_read_as_documented() {
@@ -546,8 +552,8 @@ mod tests {
     struct Ear(mpsc::UnboundedSender<Bytes>);
 
     impl rpc::server::Service for Ear {
-        fn message(&self, _: &Arc<Origin>, message: Bytes, _: Instant, _: &mut Writer) -> Flow {
-            self.0.send(message).unwrap();
+        fn message(&self, _: &Arc<Origin>, message: Message<'_>, _: Instant, _: &mut Writer) -> Flow {
+            self.0.send(message.keep()).unwrap();
             Flow::Continue
         }
     }

@@ -23,7 +23,7 @@ use faults::names::Status;
 use faults::pattern::Pattern;
 use faults::{Action, Decision, Facts, Look, Plan, Point};
 use rpc::msg;
-use rpc::server::Origin;
+use rpc::server::{Message, Origin};
 use rpc::xdr::{Mark, Writer};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ impl Planned {
     pub fn new(
         plan: Plan,
         service: Service,
-        message: &Bytes,
+        message: Message<'_>,
         received: Duration,
         call: &dyn Look,
         logged: bool,
@@ -139,7 +139,7 @@ impl Planned {
         Planned {
             plan,
             service,
-            message: message.clone(),
+            message: message.keep(),
             facts,
             received,
             logged,

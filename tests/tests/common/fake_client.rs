@@ -14,7 +14,7 @@ use proto::nlm::{self, NlmProc};
 use proto::portmap::{self, Mapping};
 use rpc::client::Client;
 use rpc::msg::{self, CallHeader, Transport};
-use rpc::server::{Flow, Origin};
+use rpc::server::{Flow, Message, Origin};
 use rpc::xdr::{self, Encode, Reader, Writer};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -51,10 +51,10 @@ struct Ear {
 }
 
 impl rpc::server::Service for Ear {
-    fn message(&self, origin: &Arc<Origin>, message: Bytes, _: Instant, out: &mut Writer) -> Flow {
-        let mut r = Reader::new(&message);
+    fn message(&self, origin: &Arc<Origin>, message: Message<'_>, _: Instant, out: &mut Writer) -> Flow {
+        let mut r = Reader::new(message.bytes());
         let header = CallHeader::read(&mut r).unwrap();
-        let args = message.slice(r.offset()..);
+        let args = message.buffer().slice_ref(r.rest());
         msg::accepted(out, header.xid);
         if header.program == portmap::PROGRAM {
             let mapping: Mapping = xdr::from_bytes(&args).unwrap();

@@ -2,11 +2,10 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use bytes::Bytes;
 use proto::nsm::{self, SmProc, StatChge};
 use proto::portmap::{self, Mapping};
 use rpc::msg::{self, CallHeader};
-use rpc::server::{Flow, Origin};
+use rpc::server::{Flow, Message, Origin};
 use rpc::xdr::{self, Encode, Reader, Writer};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,13 +26,13 @@ struct Ear {
 }
 
 impl rpc::server::Service for Ear {
-    fn message(&self, _: &Arc<Origin>, message: Bytes, _: Instant, out: &mut Writer) -> Flow {
-        let mut r = Reader::new(&message);
+    fn message(&self, _: &Arc<Origin>, message: Message<'_>, _: Instant, out: &mut Writer) -> Flow {
+        let mut r = Reader::new(message.bytes());
         let header = CallHeader::read(&mut r).unwrap();
-        let args = message.slice(r.offset()..);
+        let args = r.rest();
         msg::accepted(out, header.xid);
         if header.program == portmap::PROGRAM {
-            let mapping: Mapping = xdr::from_bytes(&args).unwrap();
+            let mapping: Mapping = xdr::from_bytes(args).unwrap();
             assert_eq!((mapping.prog, mapping.vers), (nsm::PROGRAM, nsm::V1));
             u32::from(self.statd).encode(out);
             return Flow::Continue;
@@ -42,7 +41,7 @@ impl rpc::server::Service for Ear {
             (header.program, header.procedure),
             (nsm::PROGRAM, SmProc::SM_NOTIFY.0)
         );
-        let change: StatChge<'_> = xdr::from_bytes(&args).unwrap();
+        let change: StatChge<'_> = xdr::from_bytes(args).unwrap();
         let name = String::from_utf8_lossy(change.mon_name.0).into_owned();
         let _ = self.heard.send(format!("{name} {}", change.state));
         Flow::Continue
