@@ -109,6 +109,10 @@ pub struct LockFacts<'a> {
 pub trait Look {
     /// What every call has.
     fn exchange(&self) -> Exchange;
+    /// To which service it goes.
+    fn service(&self) -> Service {
+        self.exchange().service
+    }
     /// The name by which its client is known: of the lock call, or of AUTH_SYS, or else its address.
     fn client(&self) -> String;
     /// What it says as a lock call; none if it is not one.

@@ -55,7 +55,7 @@ impl Faults {
         let mut decision = self.rules.decide(now, call, table);
         let plan = decision.as_ref().and_then(|decision| decision.plan.as_ref());
         if plan.is_none()
-            && let Some(plan) = self.condition_of(&call.exchange())
+            && let Some(plan) = self.condition_of(call)
         {
             decision.get_or_insert_default().plan = Some(plan);
         }
@@ -66,12 +66,17 @@ impl Faults {
     ///
     /// The lock service is left alone here: being slow or hung is a state of its worker, which the pure
     /// `nlm` crate models, because a slow call must hold up the calls behind it.
-    fn condition_of(&self, exchange: &Exchange) -> Option<Plan> {
-        if exchange.direction == Direction::Callback || exchange.service == Service::Lockd {
+    fn condition_of(&self, call: &dyn Look) -> Option<Plan> {
+        let service = call.service();
+        let condition = self.conditions.get(service);
+        if service == Service::Lockd
+            || condition == Condition::Ok
+            || call.exchange().direction == Direction::Callback
+        {
             return None;
         }
-        let (action, at) = match self.conditions.get(exchange.service) {
-            Condition::HungAfter(calls) if !self.answered.one_more(exchange.service, calls) => {
+        let (action, at) = match condition {
+            Condition::HungAfter(calls) if !self.answered.one_more(service, calls) => {
                 (Action::Drop, Point::Received)
             }
             Condition::Ok

@@ -11,6 +11,7 @@ use crate::limits;
 use crate::short::ShortBytes;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -108,6 +109,8 @@ pub(crate) struct Hosts {
     peers: Arena<PeerId, Peer>,
     /// Never iterated, and its hash is fixed.
     by_key: HashMap<HostKey, HostId, FxBuildHasher>,
+    /// Found last, and most likely to be looked for next.
+    latest: Cell<Option<HostId>>,
     by_address: BTreeMap<IpAddr, PeerId>,
     last_serial: u64,
     instance: u32,
@@ -124,6 +127,7 @@ impl Hosts {
             hosts: Arena::new(),
             peers: Arena::new(),
             by_key: HashMap::default(),
+            latest: Cell::new(None),
             by_address: BTreeMap::new(),
             last_serial: 0,
             instance: 0,
@@ -162,7 +166,13 @@ impl Hosts {
     }
 
     pub(crate) fn find(&self, key: &HostKey) -> Option<HostId> {
-        self.by_key.get(key).copied()
+        let is_it = |id: &HostId| self.hosts.get(*id).is_some_and(|host| host.key == *key);
+        if let Some(known) = self.latest.get().filter(is_it) {
+            return Some(known);
+        }
+        let found = self.by_key.get(key).copied();
+        self.latest.set(found);
+        found
     }
 
     /// The host, known from now on; `None` if there is no room, see [`forget_all_but`](Self::forget_all_but).

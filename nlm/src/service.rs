@@ -172,6 +172,14 @@ pub struct LockService {
     double_grants: BTreeMap<Handle, DoubleGrants>,
 }
 
+/// Whichever comes first.
+fn sooner(one: Option<Now>, other: Option<Now>) -> Option<Now> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 impl LockService {
     /// A service without locks, outside any grace period, with lockd and statd well.
     pub fn new(personality: Personality) -> Self {
@@ -295,10 +303,7 @@ impl LockService {
 
     /// When [`tick`](Self::tick) has something to do next, if nothing else happens.
     pub fn next_wakeup(&self) -> Option<Now> {
-        let ends = [self.grace_until, self.next_fault_ends()]
-            .into_iter()
-            .flatten()
-            .min();
+        let ends = sooner(self.grace_until, self.next_fault_ends());
         if self.lockd == Lockd::Hung {
             return ends;
         }
@@ -313,7 +318,7 @@ impl LockService {
             .next_due()
             .map(|(at, _)| at)
             .filter(|_| self.free_worker().is_some() && self.takes_calls());
-        [ends, workers, due].into_iter().flatten().min()
+        sooner(sooner(ends, workers), due)
     }
 
     /// Makes lockd well, slow or hung. Calls until it hangs are counted from now on.

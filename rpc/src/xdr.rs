@@ -270,6 +270,11 @@ impl Writer {
         self.inline.put_u32(v);
     }
 
+    /// Appends several of them.
+    pub fn u32s<const N: usize>(&mut self, values: [u32; N]) {
+        self.inline.put_slice(values.map(u32::to_be_bytes).as_flattened());
+    }
+
     /// Appends an `unsigned hyper`.
     pub fn u64(&mut self, v: u64) {
         self.inline.put_u64(v);
@@ -288,7 +293,9 @@ impl Writer {
     /// Appends fixed-length opaque data with its padding.
     pub fn fixed(&mut self, data: &[u8]) {
         self.inline.put_slice(data);
-        self.inline.put_bytes(0, pad(data.len()));
+        if pad(data.len()) > 0 {
+            self.inline.put_bytes(0, pad(data.len()));
+        }
     }
 
     /// Appends variable-length opaque data or a string: length, data, padding.

@@ -106,6 +106,10 @@ impl<'a> Look for Live<'_, 'a> {
         }
     }
 
+    fn service(&self) -> Service {
+        self.service
+    }
+
     fn client(&self) -> String {
         let caller = self
             .lock()

@@ -7,6 +7,7 @@ use super::tree::NodeId;
 use crate::arena::{Arena, Id, id};
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
+use std::cell::Cell;
 use std::fmt;
 use std::hash::Hasher;
 
@@ -88,6 +89,8 @@ pub(crate) struct File {
 pub(crate) struct Files {
     files: Arena<FileId, File>,
     index: HashTable<FileId>,
+    /// Found last, and most likely to be looked for next.
+    latest: Cell<Option<FileId>>,
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -101,13 +104,18 @@ impl Files {
         Files {
             files: Arena::new(),
             index: HashTable::new(),
+            latest: Cell::new(None),
         }
     }
 
     pub(crate) fn find(&self, fh: Fh<'_>) -> Option<FileId> {
-        self.index
-            .find(hash(fh.0), |id| self.files.at(*id).handle.as_fh() == fh)
-            .copied()
+        let is_it = |id: &FileId| self.files.get(*id).is_some_and(|file| file.handle.as_fh() == fh);
+        if let Some(known) = self.latest.get().filter(is_it) {
+            return Some(known);
+        }
+        let found = self.index.find(hash(fh.0), is_it).copied();
+        self.latest.set(found);
+        found
     }
 
     /// Adds a file that is not there.
