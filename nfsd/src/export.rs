@@ -255,7 +255,7 @@ struct KnownPath {
     of: (u64, u32, FileKey),
     /// [`Vfs::paths_changed`] before it was found.
     changes: u64,
-    path: String,
+    path: Arc<str>,
 }
 
 thread_local! {
@@ -431,7 +431,7 @@ impl Exports {
 
     /// A path for people to read, such as `/lab/w1.lock`: the export's name and one of the file's. Of a stale handle too:
     /// locks may be held by one.
-    pub fn path_of(&self, fh: &[u8]) -> Option<String> {
+    pub fn path_of(&self, fh: &[u8]) -> Option<Arc<str>> {
         let (id, file, _) = self.handles.open_in_any_epoch(fh).ok()?;
         let target = self.target((id, file)).ok()?;
         // Before the path is looked for: if it changes meanwhile, what was found is not kept as good.
@@ -444,7 +444,7 @@ impl Exports {
             {
                 return Some(known.path.clone());
             }
-            let path = target.path()?;
+            let path = Arc::<str>::from(target.path()?);
             *latest = changes.map(|changes| KnownPath {
                 of,
                 changes,

@@ -94,7 +94,15 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
+    /// The message ends before `need` more bytes have come.
+    #[cold]
+    fn truncated(&self, what: &'static str, need: usize) -> DecodeError {
+        let have = self.rest.len();
+        self.error(what, DecodeErrorKind::Truncated { need, have })
+    }
+
     /// An error of `kind` at the present place.
+    #[cold]
     pub fn error(&self, what: &'static str, kind: DecodeErrorKind) -> DecodeError {
         DecodeError {
             what,
@@ -110,13 +118,7 @@ impl<'a> Reader<'a> {
                 self.rest = tail;
                 Ok(head)
             }
-            None => Err(self.error(
-                what,
-                DecodeErrorKind::Truncated {
-                    need: n,
-                    have: self.rest.len(),
-                },
-            )),
+            None => Err(self.truncated(what, n)),
         }
     }
 
@@ -127,13 +129,7 @@ impl<'a> Reader<'a> {
                 self.rest = tail;
                 Ok(u32::from_be_bytes(*head))
             }
-            None => Err(self.error(
-                what,
-                DecodeErrorKind::Truncated {
-                    need: 4,
-                    have: self.rest.len(),
-                },
-            )),
+            None => Err(self.truncated(what, 4)),
         }
     }
 
@@ -144,13 +140,7 @@ impl<'a> Reader<'a> {
                 self.rest = tail;
                 Ok(u64::from_be_bytes(*head))
             }
-            None => Err(self.error(
-                what,
-                DecodeErrorKind::Truncated {
-                    need: 8,
-                    have: self.rest.len(),
-                },
-            )),
+            None => Err(self.truncated(what, 8)),
         }
     }
 
@@ -167,6 +157,18 @@ impl<'a> Reader<'a> {
     /// Fixed-length opaque data of `n` bytes (RFC 4506, 4.9) with its padding. The padding's value is
     /// not checked: RFC 4506 asks senders for zeros, and no receiver refuses others.
     pub fn fixed(&mut self, what: &'static str, n: usize) -> Result<&'a [u8]> {
+        match n.checked_add(pad(n)).and_then(|n| self.rest.split_at_checked(n)) {
+            Some((padded, tail)) => {
+                self.rest = tail;
+                Ok(padded.get(..n).unwrap_or_default())
+            }
+            None => self.fixed_cut_off(what, n),
+        }
+    }
+
+    /// One of which the data or the padding is missing: whichever it is, is named.
+    #[cold]
+    fn fixed_cut_off(&mut self, what: &'static str, n: usize) -> Result<&'a [u8]> {
         let data = self.take(what, n)?;
         self.take(what, pad(n))?;
         Ok(data)

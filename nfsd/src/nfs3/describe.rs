@@ -111,7 +111,7 @@ impl Nfs3 {
 
     fn file(&self, fh: &[u8]) -> String {
         match (self.path_of(fh), self.exports.resolve(fh)) {
-            (Some(path), _) => path,
+            (Some(path), _) => path.to_string(),
             (None, Ok(_)) => "(a file without a name)".to_string(),
             (None, Err(_)) => "(a handle that is not ours)".to_string(),
         }

@@ -109,7 +109,7 @@ impl Nfs3 {
     }
 
     /// A path for people to read. See [`Exports::path_of`].
-    pub fn path_of(&self, fh: &[u8]) -> Option<String> {
+    pub fn path_of(&self, fh: &[u8]) -> Option<Arc<str>> {
         self.exports.path_of(fh)
     }
 

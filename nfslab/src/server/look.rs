@@ -11,13 +11,14 @@ use rpc::msg::{Credential, Transport};
 use rpc::xdr::{self, Decode, Reader};
 use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// A call that has just come.
 pub struct Live<'c, 'a> {
     node: &'c Node,
     service: Service,
     call: &'c Incoming<'a>,
-    path: OnceCell<Option<String>>,
+    path: OnceCell<Option<Arc<str>>>,
 }
 
 impl<'c, 'a> Live<'c, 'a> {
@@ -43,12 +44,12 @@ impl<'c, 'a> Live<'c, 'a> {
         Some((handle.0, r.clone()))
     }
 
-    fn find_path(&self) -> Option<String> {
+    fn find_path(&self) -> Option<Arc<str>> {
         match self.service {
             Service::Lockd => self.node.exports.path_of(self.request()?.fh()?),
             Service::Mount => {
                 let path = xdr::from_bytes::<proto::mount::DirPath<'_>>(self.call.args).ok()?;
-                Some(path.to_string())
+                Some(path.to_string().into())
             }
             Service::Nfs => {
                 let (handle, mut rest) = self.nfs_handle()?;
@@ -57,7 +58,7 @@ impl<'c, 'a> Live<'c, 'a> {
                     return Some(path);
                 }
                 let name = proto::nfs3::Filename3::decode(&mut rest).ok()?;
-                Some(format!("{}/{name}", path.trim_end_matches('/')))
+                Some(format!("{}/{name}", path.trim_end_matches('/')).into())
             }
             Service::Portmap | Service::Statd => None,
         }
@@ -228,7 +229,7 @@ pub fn granted(node: &Node, facts: &mut Facts, callback: &Callback) {
         exclusive: Some(callback.kind.is_exclusive()),
         ..LockFacts::default()
     });
-    facts.path = node.exports.path_of(handle);
+    facts.path = node.exports.path_of(handle).map(|path| path.to_string());
     facts.handle = Some(handle.to_vec());
     facts.bytes = Some(callback.range.to_wire());
 }

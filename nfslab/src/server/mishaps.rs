@@ -166,7 +166,10 @@ impl Node {
             )
         })?;
         let known = self.exports.path_of(handle.as_bytes());
-        Ok((handle, known.unwrap_or_else(|| path.to_owned())))
+        Ok((
+            handle,
+            known.map_or_else(|| path.to_owned(), |known| known.to_string()),
+        ))
     }
 }
 

@@ -51,9 +51,10 @@ pub fn about(node: &Node, request: &Request<'_>) -> String {
 }
 
 fn path(node: &Node, fh: &[u8]) -> String {
+    let unknown = || format!("an unknown file ({})", hex(fh));
     node.exports
         .path_of(fh)
-        .unwrap_or_else(|| format!("an unknown file ({})", hex(fh)))
+        .map_or_else(unknown, |path| path.to_string())
 }
 
 fn hex(bytes: &[u8]) -> String {
