@@ -20,6 +20,8 @@ type Number = u32;
 
 #[derive(Debug, Default)]
 struct Bucket {
+    /// How many rules stand here. Most buckets have none, and every call looks into three.
+    len: usize,
     rest: Vec<Number>,
     peers: Map<IpAddr>,
     owners: Map<i32>,
@@ -48,9 +50,13 @@ impl Bucket {
             &mut self.rest
         };
         place.push(n);
+        self.len += 1;
     }
 
     fn find(&self, exchange: &Exchange, call: &dyn Look, found: &mut Vec<Number>) {
+        if self.len == 0 {
+            return;
+        }
         found.extend(&self.rest);
         let mut add = |numbers: Option<&Vec<Number>>| found.extend(numbers.into_iter().flatten());
         if !self.peers.is_empty() {

@@ -58,6 +58,7 @@ struct Shared {
     open: DashMap<u64, Open>,
     /// Operations that end when their callers are killed, by the kernel's numbers for them.
     under_way: DashMap<u64, CancellationToken>,
+    processes: Processes,
     notifier: Notifier,
     runtime: Handle,
 }
@@ -152,6 +153,7 @@ impl Fs {
             names_for,
             open: DashMap::new(),
             under_way: DashMap::new(),
+            processes: Processes::default(),
             notifier,
             runtime,
         }))
@@ -237,15 +239,56 @@ fn exiting(pid: u32) -> bool {
     status.is_ok_and(|status| !status.lines().any(|line| line.starts_with("VmSize:")))
 }
 
-/// Who holds a lock that is asked for through the open file `fh`.
-///
-/// With flock(2) it is the open file, and the kernel has a number for it. But it gives that to another as soon as this one
-/// is closed, and only then sends RELEASE, which may be looked at when the other has its lock already, and would take that
-/// away. What OPEN answered is never given twice.
-fn held_by(fh: u64, holder: LockHolder) -> LockHolder {
-    LockHolder {
-        number: if holder.flock { fh } else { holder.number },
-        ..holder
+/// Whose fcntl(2) locks are whose. The kernel has a number for a process and gives it to another when that one is gone.
+/// By then its locks have been given back; not if the server was silent, and the exit had to go on without it.
+#[derive(Default)]
+struct Processes {
+    left: DashMap<u64, Left>,
+}
+
+/// A number whose process left locks behind.
+#[derive(Default)]
+struct Left {
+    /// How many such processes had the number before the one that has it, or had it last.
+    before: u64,
+    /// That one is gone as well, or about to be: it has closed a file in its exit.
+    gone: bool,
+}
+
+impl Processes {
+    /// By which number the locks of the process with the kernel's `number` are known.
+    fn known_as(&self, number: u64) -> u64 {
+        let before = self.left.get(&number).map_or(0, |left| left.before);
+        // The kernel's are scrambled addresses: that it has this one too is as likely as to guess 64 bits.
+        number ^ before.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The same when a lock is taken. Nobody does that in an exit: if the last one is gone, it is another.
+    fn takes(&self, number: u64) -> u64 {
+        if let Some(mut left) = self.left.get_mut(&number).filter(|left| left.gone) {
+            left.before += 1;
+            left.gone = false;
+        }
+        self.known_as(number)
+    }
+
+    /// It goes, and has locks still.
+    fn leaves(&self, number: u64) {
+        self.left.entry(number).or_default().gone = true;
+    }
+
+    /// Who holds a lock that is asked for through the open file `fh`.
+    ///
+    /// With flock(2) it is the open file, and the kernel has a number for it as well. But it gives that to another as soon
+    /// as this one is closed, and only then sends RELEASE, which may be looked at when the other has its lock already, and
+    /// would take that away. What OPEN answered is never given twice.
+    fn holder(&self, fh: u64, by: LockHolder, kind: LockKind) -> LockHolder {
+        let number = match kind {
+            _ if by.flock => fh,
+            LockKind::Unlock => self.known_as(by.number),
+            LockKind::Read | LockKind::Write => self.takes(by.number),
+        };
+        LockHolder { number, ..by }
     }
 }
 
@@ -489,7 +532,7 @@ impl fuser::Filesystem for Fs {
         let exiting = exiting(request.pid());
         self.spawn_to_the_end(move |fs| async move {
             let who = fs.open_as(fh.0).who;
-            let given_back = fs.clone();
+            let (given_back, process) = (fs.clone(), fs.0.processes.known_as(owner.0));
             let flushed = fs.0.runtime.spawn(async move {
                 let safe = given_back.0.client.safe(&who, number.0).await;
                 // POSIX: closing any descriptor of a file gives up all locks of the process on it.
@@ -500,13 +543,15 @@ impl fuser::Filesystem for Fs {
                     .filter(|_| !given_back.0.local_lock.posix)
                     && let Ok(inode) = given_back.0.client.inode(number.0)
                 {
-                    locks.release(&who, &inode.fh, owner.0, false).await;
+                    locks.release(&who, &inode.fh, process, false).await;
                 }
                 safe
             });
             // The kernel lets nobody out of an exit. What a dead process has left behind goes on without it.
             let done = match exiting {
-                true => tokio::time::timeout(LAST_FLUSH, flushed).await,
+                true => tokio::time::timeout(LAST_FLUSH, flushed)
+                    .await
+                    .inspect_err(|_| fs.0.processes.leaves(owner.0)),
                 false => Ok(flushed.await),
             };
             reply_empty(reply, done.map_or(Ok(()), |done| done.unwrap_or(Err(Errno::EIO))));
@@ -734,7 +779,7 @@ impl dev::Direct for Fs {
             .test(
                 &self.open_as(fh).who,
                 &inode.fh,
-                held_by(fh, holder),
+                self.0.processes.holder(fh, holder, lock.kind),
                 lock,
                 &interrupted,
             )
@@ -754,7 +799,8 @@ impl dev::Direct for Fs {
         let locks = self.0.locks.as_ref().ok_or(fuser::Errno::ENOLCK)?;
         let inode = self.0.client.inode(request.nodeid).map_err(errno)?;
         // Others are to see what was written under the lock, and we what they wrote under theirs.
-        let (who, holder) = (self.open_as(fh).who, held_by(fh, holder));
+        let holder = self.0.processes.holder(fh, holder, lock.kind);
+        let who = self.open_as(fh).who;
         let safe = self.0.client.safe(&who, request.nodeid).await;
         if lock.kind == LockKind::Unlock {
             return locks.unlock(&who, &inode.fh, holder, lock).await.map_err(errno);
@@ -804,9 +850,27 @@ mod tests {
             flock,
             pid: 1,
         };
-        assert_ne!(held_by(1, by(true)), held_by(2, by(true)));
-        assert_eq!(held_by(1, by(true)), held_by(1, by(true)));
+        let processes = Processes::default();
+        let holder = |fh, flock| processes.holder(fh, by(flock), LockKind::Write);
+        assert_ne!(holder(1, true), holder(2, true));
+        assert_eq!(holder(1, true), holder(1, true));
         // With fcntl(2) it is the process.
-        assert_eq!(held_by(1, by(false)), held_by(2, by(false)));
+        assert_eq!(holder(1, false), holder(2, false));
+    }
+
+    #[test]
+    fn a_process_is_another_than_the_one_of_its_number_that_left_locks_behind() {
+        let processes = Processes::default();
+        let first = processes.takes(77);
+        processes.leaves(77);
+        // It closes its other files.
+        assert_eq!(processes.known_as(77), first);
+        processes.leaves(77);
+        let second = processes.takes(77);
+        assert_ne!(second, first);
+        assert_eq!((processes.takes(77), processes.known_as(77)), (second, second));
+        processes.leaves(77);
+        assert!(![first, second].contains(&processes.takes(77)));
+        assert_eq!(processes.takes(78), 78);
     }
 }

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -255,7 +256,7 @@ struct KnownPath {
     of: (u64, u32, FileKey),
     /// [`Vfs::paths_changed`] before it was found.
     changes: u64,
-    path: Arc<str>,
+    path: Rc<str>,
 }
 
 thread_local! {
@@ -431,7 +432,7 @@ impl Exports {
 
     /// A path for people to read, such as `/lab/w1.lock`: the export's name and one of the file's. Of a stale handle too:
     /// locks may be held by one.
-    pub fn path_of(&self, fh: &[u8]) -> Option<Arc<str>> {
+    pub fn path_of(&self, fh: &[u8]) -> Option<Rc<str>> {
         let (id, file, _) = self.handles.open_in_any_epoch(fh).ok()?;
         let target = self.target((id, file)).ok()?;
         // Before the path is looked for: if it changes meanwhile, what was found is not kept as good.
@@ -444,7 +445,7 @@ impl Exports {
             {
                 return Some(known.path.clone());
             }
-            let path = Arc::<str>::from(target.path()?);
+            let path = Rc::<str>::from(target.path()?);
             *latest = changes.map(|changes| KnownPath {
                 of,
                 changes,

@@ -27,6 +27,7 @@ use crate::vfs::{Result, Vfs};
 use bytes::Bytes;
 use proto::nfs3::{NFS3_WRITEVERFSIZE, Nfs3Proc, Nfsstat3, PostOpAttr, Res3, WccData};
 use rpc::xdr::{Decode, Encode, Reader, Writer};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -109,7 +110,7 @@ impl Nfs3 {
     }
 
     /// A path for people to read. See [`Exports::path_of`].
-    pub fn path_of(&self, fh: &[u8]) -> Option<Arc<str>> {
+    pub fn path_of(&self, fh: &[u8]) -> Option<Rc<str>> {
         self.exports.path_of(fh)
     }
 

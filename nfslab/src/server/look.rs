@@ -11,14 +11,14 @@ use rpc::msg::{Credential, Transport};
 use rpc::xdr::{self, Decode, Reader};
 use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::rc::Rc;
 
 /// A call that has just come.
 pub struct Live<'c, 'a> {
     node: &'c Node,
     service: Service,
     call: &'c Incoming<'a>,
-    path: OnceCell<Option<Arc<str>>>,
+    path: OnceCell<Option<Rc<str>>>,
 }
 
 impl<'c, 'a> Live<'c, 'a> {
@@ -44,7 +44,7 @@ impl<'c, 'a> Live<'c, 'a> {
         Some((handle.0, r.clone()))
     }
 
-    fn find_path(&self) -> Option<Arc<str>> {
+    fn find_path(&self) -> Option<Rc<str>> {
         match self.service {
             Service::Lockd => self.node.exports.path_of(self.request()?.fh()?),
             Service::Mount => {
