@@ -396,7 +396,7 @@ async fn an_sm_notify_is_lost_once_and_tells_another_state_then() {
     let calls = &scene.fake.calls;
     scene
         .lab
-        .advance_until(Duration::from_secs(10), || !calls.is_empty())
+        .advance_until(Duration::from_secs(1), || !calls.is_empty())
         .await;
     let called = scene.fake.next().await;
     assert_eq!(

@@ -130,7 +130,8 @@ impl Lab {
         let advance = async {
             while !holds() {
                 self.advance(by);
-                tokio::task::yield_now().await;
+                // Not as fast as can be: what waits for a socket as well would be given up meanwhile.
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let advanced = tokio::time::timeout(PATIENCE, advance).await;
