@@ -37,10 +37,33 @@ pub fn record_reader(data: &[u8]) {
         return;
     };
     let step = usize::from(step).max(1);
+    let expected = cut(stream);
+    let one_by_one = arriving(stream, step, |reader, buffer, records| {
+        let record = reader.next(buffer)?;
+        records.extend(record.clone());
+        Ok(record.is_some())
+    });
+    assert_eq!(one_by_one, expected);
+    let several = arriving(stream, step, |reader, buffer, records| {
+        let Some(several) = reader.several(buffer)? else {
+            return Ok(false);
+        };
+        records.extend(several.iter().map(|record| several.buffer().slice_ref(record)));
+        Ok(true)
+    });
+    assert_eq!(several, expected);
+}
+
+/// What comes out of a stream that arrives `step` bytes at a time; `take` takes out what it can have, and says whether
+/// that was anything.
+fn arriving(
+    stream: &[u8],
+    step: usize,
+    take: impl Fn(&mut RecordReader, &mut BytesMut, &mut Vec<Bytes>) -> Result<bool, TooLong>,
+) -> (Vec<Bytes>, Option<TooLong>) {
     let mut reader = RecordReader::new(RECORD_LIMIT);
     let (mut buffer, mut records) = (BytesMut::new(), Vec::new());
-    let mut end = None;
-    'stream: for piece in stream.chunks(step) {
+    for piece in stream.chunks(step) {
         reader.reserve(&mut buffer);
         let room = buffer.capacity();
         assert!(
@@ -49,17 +72,14 @@ pub fn record_reader(data: &[u8]) {
         );
         buffer.extend_from_slice(piece);
         loop {
-            match reader.next(&mut buffer) {
-                Ok(Some(record)) => records.push(record),
-                Ok(None) => break,
-                Err(too_long) => {
-                    end = Some(too_long);
-                    break 'stream;
-                }
+            match take(&mut reader, &mut buffer, &mut records) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(too_long) => return (records, Some(too_long)),
             }
         }
     }
-    assert_eq!((records, end), cut(stream));
+    (records, None)
 }
 
 /// RFC 5531, section 11, without a thought for partial reads.
