@@ -38,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use target::Target;
+use tokio::signal::unix::{SignalKind, signal};
 use work::{Setup, WORKLOADS, Work};
 
 /// Measures nfslab over loopback, beside a responder that does nothing.
@@ -91,9 +92,22 @@ fn main() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let report = runtime.block_on(measure(&cli))?;
+    let report = runtime.block_on(unless_told_to_end(measure(&cli)))?;
     report.print(cli.output);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ctrl-C and its like end what was begun: servers and mounts go with what holds them.
+async fn unless_told_to_end<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut hung_up = signal(SignalKind::hangup())?;
+    let signal = tokio::select! {
+        done = work => return done,
+        interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| "SIGINT")?,
+        _ = terminated.recv() => "SIGTERM",
+        _ = hung_up.recv() => "SIGHUP",
+    };
+    bail!("ended by {signal} before everything was measured")
 }
 
 async fn other(command: &Sub) -> Result<ExitCode> {
@@ -104,7 +118,7 @@ async fn other(command: &Sub) -> Result<ExitCode> {
                 eprintln!("nfslab-bench fuse: {missing}");
                 return Ok(ExitCode::from(77));
             }
-            fuse::measure(cli).await?.print(cli.output);
+            unless_told_to_end(fuse::measure(cli)).await?.print(cli.output);
         }
     }
     Ok(ExitCode::SUCCESS)
