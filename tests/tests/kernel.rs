@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// From power-on to the mounted export, without KVM, on two processors that are all ours: 3.1 to 4.0 s were measured.
 const BOOT_WANTED_MS: f64 = 5000.0;
-/// Beyond this it is the code. While neighbours of the virtual machine had its processors as well, seven boots in a row took
+/// Beyond this it is the code. While neighbours of the virtual machine had its processors as well, seven boots took
 /// 5.6 to 8.5 s with nothing else running in it.
 const BOOT_LIMIT_MS: f64 = 2.0 * BOOT_WANTED_MS;
 
