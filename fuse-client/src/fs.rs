@@ -798,8 +798,8 @@ impl dev::Direct for Fs {
     ) -> Result<(), fuser::Errno> {
         let locks = self.0.locks.as_ref().ok_or(fuser::Errno::ENOLCK)?;
         let inode = self.0.client.inode(request.nodeid).map_err(errno)?;
-        // Others are to see what was written under the lock, and we what they wrote under theirs.
         let holder = self.0.processes.holder(fh, holder, lock.kind);
+        // Others are to see what was written under the lock, and we what they wrote under theirs.
         let who = self.open_as(fh).who;
         let safe = self.0.client.safe(&who, request.nodeid).await;
         if lock.kind == LockKind::Unlock {

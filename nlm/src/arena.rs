@@ -3,6 +3,7 @@
 //! Ids are handed out in an order that depends only on the order of the calls, so listings that follow
 //! them come out the same in every run. An id means nothing once its thing has been removed.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// A place in an [`Arena`].
@@ -133,6 +134,25 @@ impl<I: Id, T> Arena<I, T> {
                 Place::Full(value) => Some((I::new(place as u32), value)),
                 Place::Free { .. } => None,
             })
+    }
+}
+
+/// What was found last, and is most likely to be looked for next.
+pub(crate) struct Latest<I>(Cell<Option<I>>);
+
+impl<I: Id> Latest<I> {
+    pub(crate) fn new() -> Self {
+        Latest(Cell::new(None))
+    }
+
+    /// It, if `is_it`, or else what `find` finds. It may have been removed meanwhile: `is_it` has to see that.
+    pub(crate) fn or_find(&self, is_it: impl Fn(&I) -> bool, find: impl FnOnce() -> Option<I>) -> Option<I> {
+        if let Some(known) = self.0.get().filter(is_it) {
+            return Some(known);
+        }
+        let found = find();
+        self.0.set(found);
+        found
     }
 }
 

@@ -6,12 +6,11 @@
 //! first LOCK; the other procedures only look.
 
 use crate::Now;
-use crate::arena::{Arena, id};
+use crate::arena::{Arena, Latest, id};
 use crate::limits;
 use crate::short::ShortBytes;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -109,8 +108,7 @@ pub(crate) struct Hosts {
     peers: Arena<PeerId, Peer>,
     /// Never iterated, and its hash is fixed.
     by_key: HashMap<HostKey, HostId, FxBuildHasher>,
-    /// Found last, and most likely to be looked for next.
-    latest: Cell<Option<HostId>>,
+    latest: Latest<HostId>,
     by_address: BTreeMap<IpAddr, PeerId>,
     last_serial: u64,
     instance: u32,
@@ -127,7 +125,7 @@ impl Hosts {
             hosts: Arena::new(),
             peers: Arena::new(),
             by_key: HashMap::default(),
-            latest: Cell::new(None),
+            latest: Latest::new(),
             by_address: BTreeMap::new(),
             last_serial: 0,
             instance: 0,
@@ -167,12 +165,7 @@ impl Hosts {
 
     pub(crate) fn find(&self, key: &HostKey) -> Option<HostId> {
         let is_it = |id: &HostId| self.hosts.get(*id).is_some_and(|host| host.key == *key);
-        if let Some(known) = self.latest.get().filter(is_it) {
-            return Some(known);
-        }
-        let found = self.by_key.get(key).copied();
-        self.latest.set(found);
-        found
+        self.latest.or_find(is_it, || self.by_key.get(key).copied())
     }
 
     /// The host, known from now on; `None` if there is no room, see [`forget_all_but`](Self::forget_all_but).

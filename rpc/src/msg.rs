@@ -358,47 +358,35 @@ pub enum RpcError {
 
 /// Starts a reply whose result the caller appends.
 pub fn accepted(w: &mut Writer, xid: u32) {
+    accepted_as(w, xid, AcceptStat::SUCCESS);
+}
+
+fn accepted_as(w: &mut Writer, xid: u32, stat: AcceptStat) {
     let (flavor, len) = (AuthFlavor::AUTH_NONE.0, 0); // of the verifier
-    w.u32s([
-        xid,
-        MsgType::REPLY.0,
-        ReplyStat::MSG_ACCEPTED.0,
-        flavor,
-        len,
-        AcceptStat::SUCCESS.0,
-    ]);
+    let accepted = ReplyStat::MSG_ACCEPTED.0;
+    w.u32s([xid, MsgType::REPLY.0, accepted, flavor, len, stat.0]);
 }
 
 /// Writes a whole refusal.
 pub fn refused(w: &mut Writer, xid: u32, error: RpcError) {
-    w.u32(xid);
-    MsgType::REPLY.encode(w);
-    let accept = |w: &mut Writer, stat: AcceptStat| {
-        ReplyStat::MSG_ACCEPTED.encode(w);
-        OpaqueAuth::default().encode(w);
-        stat.encode(w);
-    };
+    let denied = [xid, MsgType::REPLY.0, ReplyStat::MSG_DENIED.0];
     match error {
-        RpcError::ProgUnavail => accept(w, AcceptStat::PROG_UNAVAIL),
-        RpcError::ProcUnavail => accept(w, AcceptStat::PROC_UNAVAIL),
-        RpcError::GarbageArgs => accept(w, AcceptStat::GARBAGE_ARGS),
-        RpcError::SystemErr => accept(w, AcceptStat::SYSTEM_ERR),
-        RpcError::Unknown(stat) => accept(w, AcceptStat(stat)),
+        RpcError::ProgUnavail => accepted_as(w, xid, AcceptStat::PROG_UNAVAIL),
+        RpcError::ProcUnavail => accepted_as(w, xid, AcceptStat::PROC_UNAVAIL),
+        RpcError::GarbageArgs => accepted_as(w, xid, AcceptStat::GARBAGE_ARGS),
+        RpcError::SystemErr => accepted_as(w, xid, AcceptStat::SYSTEM_ERR),
+        RpcError::Unknown(stat) => accepted_as(w, xid, AcceptStat(stat)),
         RpcError::ProgMismatch { low, high } => {
-            accept(w, AcceptStat::PROG_MISMATCH);
-            w.u32(low);
-            w.u32(high);
+            accepted_as(w, xid, AcceptStat::PROG_MISMATCH);
+            w.u32s([low, high]);
         }
         RpcError::RpcMismatch { low, high } => {
-            ReplyStat::MSG_DENIED.encode(w);
-            RejectStat::RPC_MISMATCH.encode(w);
-            w.u32(low);
-            w.u32(high);
+            w.u32s(denied);
+            w.u32s([RejectStat::RPC_MISMATCH.0, low, high]);
         }
         RpcError::Auth(stat) => {
-            ReplyStat::MSG_DENIED.encode(w);
-            RejectStat::AUTH_ERROR.encode(w);
-            stat.encode(w);
+            w.u32s(denied);
+            w.u32s([RejectStat::AUTH_ERROR.0, stat.0]);
         }
     }
 }

@@ -4,10 +4,9 @@
 //! lookup compares bytes once. The hash is fixed and the index is never iterated: listings follow the ids.
 
 use super::tree::NodeId;
-use crate::arena::{Arena, Id, id};
+use crate::arena::{Arena, Id, Latest, id};
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
-use std::cell::Cell;
 use std::fmt;
 use std::hash::Hasher;
 
@@ -89,8 +88,7 @@ pub(crate) struct File {
 pub(crate) struct Files {
     files: Arena<FileId, File>,
     index: HashTable<FileId>,
-    /// Found last, and most likely to be looked for next.
-    latest: Cell<Option<FileId>>,
+    latest: Latest<FileId>,
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -104,18 +102,14 @@ impl Files {
         Files {
             files: Arena::new(),
             index: HashTable::new(),
-            latest: Cell::new(None),
+            latest: Latest::new(),
         }
     }
 
     pub(crate) fn find(&self, fh: Fh<'_>) -> Option<FileId> {
         let is_it = |id: &FileId| self.files.get(*id).is_some_and(|file| file.handle.as_fh() == fh);
-        if let Some(known) = self.latest.get().filter(is_it) {
-            return Some(known);
-        }
-        let found = self.index.find(hash(fh.0), is_it).copied();
-        self.latest.set(found);
-        found
+        self.latest
+            .or_find(is_it, || self.index.find(hash(fh.0), is_it).copied())
     }
 
     /// Adds a file that is not there.
