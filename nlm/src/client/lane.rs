@@ -246,7 +246,7 @@ impl LockClient {
         };
         lane.active = match (job, epoch) {
             (Job::Lock(job), Some(epoch)) => self.lock_replied(now, key, lane, job, epoch, &reply, fx),
-            (Job::Unlock(job), Some(epoch)) => self.unlock_replied(now, key, lane, job, epoch, &reply, fx),
+            (Job::Unlock(job), Some(_)) => self.unlock_replied(now, key, lane, job, &reply, fx),
             (Job::Test(job), Some(_)) => self.test_replied(now, job, reply, fx),
             (Job::GiveUp(job), Some(epoch)) => self.give_up_replied(now, key, lane, job, epoch, &reply, fx),
             (Job::GiveUp(job), None) => Self::overtaken_lock_replied(lane, job, step, call, &reply),

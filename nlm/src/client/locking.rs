@@ -170,25 +170,19 @@ impl LockClient {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "where the reply belongs, and when it was asked for"
-    )]
     pub(super) fn unlock_replied(
         &mut self,
         now: Now,
         key: Key,
         lane: &mut Lane,
         job: UnlockJob,
-        epoch: u64,
         reply: &Result<Reply, Failure>,
         fx: &mut Effects,
     ) -> Option<Active> {
         let result = match stat_of(reply) {
             Ok(Nlm4Stat::NLM4_GRANTED) => Ok(Answered::Done),
-            // The server forgot the lock, and it was not reclaimed: nothing is left to give back.
-            Ok(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD) if epoch != self.epoch => Ok(Answered::Done),
-            // Linux sends an UNLOCK that failed again at once, which storms if the error stays.
+            // Of a server that has rebooted since, too. That it forgot the lock is not certain: the call that reclaimed it
+            // after an earlier reboot may have been executed after the latest. Linux sends an UNLOCK that failed again at once, which storms if the error stays.
             Ok(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD) | Err(_) => {
                 return Some(self.after_grace(now, Job::Unlock(job)));
             }

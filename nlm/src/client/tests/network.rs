@@ -224,7 +224,7 @@ impl World {
         let request = request::Call {
             id: request::CallId(delivery),
             from: key(n),
-            request: call.request(Netobj::default()),
+            request: &call.request(Netobj::default()),
             permitted: true,
         };
         if let Some(reply) = self.service.call(self.now, request, &files, &mut self.fx) {
@@ -255,7 +255,7 @@ impl World {
                 let request = request::Call {
                     id: request::CallId(0),
                     from: key(0),
-                    request: request::Request::GrantedRes(res),
+                    request: &request::Request::GrantedRes(res),
                     permitted: true,
                 };
                 self.service.call(self.now, request, &files, &mut self.fx);
@@ -576,4 +576,30 @@ proptest! {
     fn no_lock_is_held_twice_and_none_is_left(steps in proptest::collection::vec(step(), 1..200)) {
         play("linux-6.1", &steps);
     }
+}
+
+/// A LOCK that reclaims is sent after one reboot and executed after the next, of which the client hears when it is giving
+/// the lock back.
+#[test]
+fn what_was_reclaimed_late_is_given_back_too() {
+    let lock = |host, number| Step::Lock {
+        host,
+        number,
+        range: r(0, 0),
+        exclusive: false,
+        wait: false,
+    };
+    let steps = [
+        lock(1, 1),
+        Step::Deliver(0),
+        Step::Deliver(0),
+        Step::Reboot,
+        Step::Notify(1),
+        Step::Reboot,
+        Step::Release { host: 1, number: 1 },
+        Step::Deliver(0),
+        Step::Deliver(0),
+        Step::Notify(1),
+    ];
+    play("linux-6.1", &steps);
 }
