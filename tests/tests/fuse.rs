@@ -541,6 +541,17 @@ fn a_gigabyte_is_written_and_read_back() {
     bench.unmount();
 }
 
+/// Takes a lock, for a process that signals end. If a shell has us in the background, SIGINT is ignored here, and in every
+/// process that we start.
+fn flock(file: &Path) -> Command {
+    let mut flock = Command::new("env");
+    flock
+        .args(["--default-signal=INT", "flock"])
+        .arg(file)
+        .arg("true");
+    flock
+}
+
 #[test]
 fn a_blocked_lock_obeys_signals_and_comes_when_it_is_free() {
     let mut bench = Bench::new(&[], "");
@@ -548,7 +559,7 @@ fn a_blocked_lock_obeys_signals_and_comes_when_it_is_free() {
     let (mut holder, held) = bench.start("exec 9<f; flock 9; echo has it; read line");
     assert_eq!(held.next(), "has it");
     // Not by the shell: a signal is for the process that waits in the system call.
-    let waiter = || Process::spawn(Command::new("flock").arg(bench.mnt().join("f")).arg("true"));
+    let waiter = || Process::spawn(&mut flock(&bench.mnt().join("f")));
     for signal in [Signal::SIGINT, Signal::SIGKILL] {
         let mut waiting = waiter();
         bench.locks(1, 1);
@@ -584,7 +595,7 @@ fn a_lock_service_that_freezes_leaves_a_process_that_can_be_killed() {
     bench.run("touch f");
     bench.nfslab("service lockd hung");
     for (before, signal) in [Signal::SIGINT, Signal::SIGKILL].into_iter().enumerate() {
-        let mut waiting = Process::spawn(Command::new("flock").arg(bench.mnt().join("f")).arg("true"));
+        let mut waiting = Process::spawn(&mut flock(&bench.mnt().join("f")));
         let asked = || {
             bench
                 .nfslab("events --output json")
