@@ -31,6 +31,7 @@ impl Identity<'_> {
 pub(crate) struct Owner {
     pub(crate) space: u32,
     pub(crate) svid: i32,
+    hash: Hash,
     /// As in the first request.
     pub(crate) oh: ShortBytes,
     /// Where it asked from first.
@@ -47,13 +48,25 @@ pub(crate) struct Owners {
     by_oh: bool,
 }
 
-fn hash(space: u32, svid: i32, oh: Option<&[u8]>) -> u64 {
-    let mut hasher = FxHasher::default();
-    hasher.write_u64(u64::from(space) << 32 | u64::from(svid as u32));
-    if let Some(oh) = oh {
-        hasher.write(oh);
+/// An owner's, kept with it in half the size that the index wants.
+#[derive(Debug, Clone, Copy)]
+struct Hash(u32);
+
+impl Hash {
+    fn of(who: &Identity<'_>, by_oh: bool) -> Hash {
+        let mut hasher = FxHasher::default();
+        hasher.write_u64(u64::from(who.space) << 32 | u64::from(who.svid as u32));
+        if by_oh {
+            hasher.write(who.oh);
+        }
+        let whole = hasher.finish();
+        Hash(whole as u32 ^ (whole >> 32) as u32)
     }
-    hasher.finish()
+
+    /// As the index wants it, which looks at the highest and at the lowest bits.
+    fn wide(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
 }
 
 impl Owners {
@@ -65,26 +78,25 @@ impl Owners {
         }
     }
 
-    fn hash_of(by_oh: bool, owner: &Owner) -> u64 {
-        hash(owner.space, owner.svid, by_oh.then_some(&owner.oh))
-    }
-
     pub(crate) fn find(&self, who: &Identity<'_>) -> Option<OwnerId> {
-        let hash = hash(who.space, who.svid, self.by_oh.then_some(who.oh));
         let is_it = |id: &OwnerId| who.is(self.owners.at(*id), self.by_oh);
-        self.index.find(hash, is_it).copied()
+        self.index.find(Hash::of(who, self.by_oh).wide(), is_it).copied()
     }
 
     pub(crate) fn find_or_add(&mut self, who: &Identity<'_>, host: HostId) -> OwnerId {
         let (owners, by_oh) = (&self.owners, self.by_oh);
-        let hash = hash(who.space, who.svid, by_oh.then_some(who.oh));
-        let rehash = |id: &OwnerId| Self::hash_of(by_oh, owners.at(*id));
-        match self.index.entry(hash, |id| who.is(owners.at(*id), by_oh), rehash) {
+        let hash = Hash::of(who, by_oh);
+        let rehash = |id: &OwnerId| owners.at(*id).hash.wide();
+        match self
+            .index
+            .entry(hash.wide(), |id| who.is(owners.at(*id), by_oh), rehash)
+        {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(place) => {
                 let id = self.owners.insert(Owner {
                     space: who.space,
                     svid: who.svid,
+                    hash,
                     oh: who.oh.into(),
                     host,
                     locks: 0,
@@ -102,8 +114,7 @@ impl Owners {
         if owner.locks > 0 || owner.waits > 0 {
             return;
         }
-        let hash = Self::hash_of(self.by_oh, owner);
-        if let Ok(found) = self.index.find_entry(hash, |other| *other == id) {
+        if let Ok(found) = self.index.find_entry(owner.hash.wide(), |other| *other == id) {
             found.remove();
         }
         self.owners.remove(id);

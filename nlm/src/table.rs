@@ -33,7 +33,8 @@ use crate::Now;
 use crate::arena::id;
 use crate::range::{Kind, OFFSET_MAX, Range};
 use entry::Entry;
-use files::{File, FileId, Files};
+pub(crate) use files::FileId;
+use files::{File, Files};
 use owned::Owned;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -203,7 +204,12 @@ impl LockTable {
 
     /// Whether there is any lock on the file.
     pub fn has_locks(&self, fh: Fh<'_>) -> bool {
-        self.files.find(fh).is_some()
+        self.file(fh).is_some()
+    }
+
+    /// The file, if there is any lock on it.
+    pub(crate) fn file(&self, fh: Fh<'_>) -> Option<FileId> {
+        self.files.find(fh)
     }
 
     /// The first lock of another owner that stands in the way: the one that begins first.
@@ -261,13 +267,24 @@ impl LockTable {
         kind: Kind,
         now: Now,
     ) -> Result<Change, Lock> {
-        let file = self.files.find(fh);
-        if let Some(file) = file
-            && let Some(holder) = self.first_conflict(file, &Wanted { owner, range, kind })
+        let (file, entry) = (self.files.find(fh), Entry::new(owner, range, kind, now));
+        let known = file.and_then(|file| Some((file, self.files.root(file)?)));
+        if let Some((file, root)) = known
+            // By far the most frequent case, and it needs one way down the tree.
+            && self.owned.first(owner).is_none()
+            && let Ok(root) = self.forest.insert_unless_conflict(root, entry)
         {
-            return Err(holder);
+            self.added(file, root, &entry);
+            return Ok(Change {
+                locks: 1,
+                freed: false,
+            });
         }
-        Ok(self.place(fh, file, Entry::new(owner, range, kind, now)))
+        let wanted = Wanted { owner, range, kind };
+        match file.and_then(|file| self.first_conflict(file, &wanted)) {
+            Some(holder) => Err(holder),
+            None => Ok(self.place(fh, file, entry)),
+        }
     }
 
     /// Takes the lock without asking whether anybody is in the way: for a fault that grants twice.
@@ -276,15 +293,19 @@ impl LockTable {
     }
 
     fn place(&mut self, fh: Fh<'_>, file: Option<FileId>, wanted: Entry) -> Change {
-        let Some(file) = file else {
-            let file = self.files.add(fh);
-            self.add(file, wanted);
-            return Change {
-                locks: 1,
-                freed: false,
-            };
-        };
         let (owner, range, kind) = (wanted.owner(), wanted.range(), wanted.kind());
+        let file = match file {
+            // An owner that has nothing yet has nothing to join, to replace or to split.
+            Some(file) if self.owned.first(owner).is_some() => file,
+            file => {
+                let file = file.unwrap_or_else(|| self.files.add(fh));
+                self.add(file, wanted);
+                return Change {
+                    locks: 1,
+                    freed: false,
+                };
+            }
+        };
         let mut own = std::mem::take(&mut self.scratch);
         // From one byte before to one byte after, since a lock of the same kind that touches grows.
         let reaching = self.own_from(file, owner, range.start().saturating_sub(1));
@@ -318,6 +339,9 @@ impl LockTable {
         let Some(old) = self.take(file, owner, start) else {
             return;
         };
+        if range.covers(old.range()) {
+            return;
+        }
         for rest in old.range().without(range).into_iter().flatten() {
             self.add(file, Entry::new(owner, rest, old.kind(), old.since()));
         }
@@ -328,8 +352,12 @@ impl LockTable {
             Some(root) => self.forest.insert(root, entry),
             None => self.forest.plant(entry),
         };
+        self.added(file, root, &entry);
+    }
+
+    fn added(&mut self, file: FileId, root: tree::NodeId, entry: &Entry) {
         self.files.set_root(file, Some(root));
-        self.owned.insert(entry.owner(), (file, entry.range().start()));
+        self.owned.insert(entry.owner(), (file, entry.start()));
         self.len += 1;
     }
 
@@ -366,9 +394,14 @@ impl LockTable {
 
     /// Gives back what the owner has in the range; what it has beside it stays.
     pub fn unset(&mut self, fh: Fh<'_>, owner: OwnerId, range: Range) -> Change {
-        let Some(file) = self.files.find(fh) else {
-            return Change::default();
-        };
+        match self.file(fh) {
+            Some(file) => self.unset_at(file, owner, range),
+            None => Change::default(),
+        }
+    }
+
+    /// The same of a file that is known already.
+    pub(crate) fn unset_at(&mut self, file: FileId, owner: OwnerId, range: Range) -> Change {
         let before = self.len;
         let freed = if self.owned.only(owner) == Some((file, range.start())) {
             // By far the most frequent case, and it needs one way down the tree.

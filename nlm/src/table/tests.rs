@@ -351,4 +351,43 @@ proptest::proptest! {
             proptest::prop_assert!(shown <= 40);
         }
     }
+
+    /// Long locks over short ones, in trees of several levels: what is in the way is found, and nothing else.
+    #[test]
+    fn a_deep_tree_of_short_and_long_locks_answers_as_a_list_does(
+        steps in proptest::collection::vec((0..400_u32, 0..3000_u64, length(), proptest::bool::weighted(0.7), 0..4), 1..900),
+    ) {
+        let mut table = LockTable::new();
+        let mut held = std::collections::BTreeMap::<OwnerId, (Range, Kind)>::new();
+        for (n, (owner, start, length, exclusive, what)) in steps.into_iter().enumerate() {
+            let (owner, range, kind) = (OwnerId(owner), r(start, start + length), Kind::from_wire(exclusive));
+            if what == 0 {
+                let _ = table.unset(fh(), owner, Range::WHOLE_FILE);
+                held.remove(&owner);
+                continue;
+            }
+            let in_the_way = |(other, (its, its_kind)): &(&OwnerId, &(Range, Kind))| {
+                **other != owner && its.overlaps(range) && its_kind.conflicts(kind)
+            };
+            let first = held.iter().filter(in_the_way).map(|(other, (its, _))| (its.start(), *other)).min();
+            let found = |lock: Lock| (lock.range.start(), lock.owner);
+            proptest::prop_assert_eq!(table.conflict(fh(), owner, range, kind).map(found), first);
+            if let std::collections::btree_map::Entry::Vacant(its) = held.entry(owner) {
+                proptest::prop_assert_eq!(table.lock(fh(), owner, range, kind, NOW).err().map(found), first);
+                if first.is_none() {
+                    its.insert((range, kind));
+                }
+            }
+            if n % 50 == 0 {
+                table.check().unwrap();
+            }
+        }
+        table.check().unwrap();
+        proptest::prop_assert_eq!(table.len(), held.len());
+    }
+}
+
+fn length() -> impl proptest::strategy::Strategy<Value = u64> {
+    use proptest::prelude::*;
+    prop_oneof![20 => Just(0), 3 => 0..40_u64, 1 => 0..4000_u64]
 }

@@ -14,7 +14,11 @@
 //!
 //! Invariants, checked by [`Forest::check`]: entries are sorted by (first byte, owner), which is unique
 //! because an owner's own ranges are disjoint; no node is empty; every branch's key and reach are
-//! exactly those of what is below it; all leaves are at the same depth.
+//! exactly those of what is below it; nothing is wider than its row's bound; all leaves are at the same depth.
+//!
+//! A node also knows a bound on how wide its things are ([`Row::widest`]), so that it need not be looked at thing by
+//! thing: whatever begins farther to the left of a range than the widest is wide cannot reach it. Where all locks are
+//! short, as most are, two binary searches leave one or two.
 //!
 //! The idea is the interval tree of Cormen, Leiserson, Rivest and Stein, *Introduction to Algorithms*,
 //! section 14.3 in the third edition, on wide nodes and with owners.
@@ -22,7 +26,7 @@
 use super::{OwnerId, entry::Entry};
 use crate::arena::{Arena, id};
 use crate::range::{Kind, Range};
-use std::ops::ControlFlow;
+use std::ops::{self, ControlFlow};
 
 /// Locks in a leaf.
 const LEAF_CAP: usize = 32;
@@ -44,9 +48,118 @@ id! {
 /// Where an entry stands in its file.
 pub(crate) type Key = (u64, OwnerId);
 
+/// A key as one number of the same order, which is compared without a branch that no processor foresees.
+fn rank((start, owner): Key) -> u128 {
+    u128::from(start) << 32 | u128::from(owner.0)
+}
+
 enum Node {
-    Leaf(Vec<Entry>),
-    Inner(Vec<Branch>),
+    Leaf(Row<Entry>),
+    Inner(Row<Branch>),
+}
+
+/// What stands in a node, in order.
+struct Row<T> {
+    items: Vec<T>,
+    /// No item reaches farther beyond its first byte. It is not made less when something is taken out, only when the row
+    /// is split or joined.
+    widest: u64,
+}
+
+/// Something that stands in a row.
+trait Item {
+    fn first(&self) -> u64;
+    /// How far it reaches beyond its first byte.
+    fn width(&self) -> u64;
+}
+
+impl Item for Entry {
+    fn first(&self) -> u64 {
+        self.start()
+    }
+
+    fn width(&self) -> u64 {
+        self.last() - self.start()
+    }
+}
+
+impl Item for Branch {
+    fn first(&self) -> u64 {
+        self.first.0
+    }
+
+    fn width(&self) -> u64 {
+        let end = self.reach.exclusive.end.max(self.reach.shared.end);
+        end.saturating_sub(self.first.0)
+    }
+}
+
+impl<T: Item> Row<T> {
+    fn of(items: Vec<T>) -> Self {
+        let widest = items.iter().map(T::width).max().unwrap_or_default();
+        Row { items, widest }
+    }
+
+    /// An item is as wide as this now.
+    fn grew(&mut self, width: u64) {
+        self.widest = self.widest.max(width);
+    }
+
+    /// Those that may overlap a range, and perhaps some that do not.
+    fn near(&self, range: Range) -> &[T] {
+        let index = self.items.partition_point(|item| item.first() < range.start());
+        self.items.get(self.around(index, range)).unwrap_or_default()
+    }
+
+    /// Where those stand, if the range's own place is at `index`. One by one is looked at, since few are near.
+    fn around(&self, index: usize, range: Range) -> ops::Range<usize> {
+        let least = range.start().saturating_sub(self.widest);
+        let (before, after) = self.items.split_at_checked(index).unwrap_or_default();
+        let is_left = |item: &&T| item.first() >= least;
+        let is_right = |item: &&T| item.first() <= range.last();
+        index - before.iter().rev().take_while(is_left).count()
+            ..index + after.iter().take_while(is_right).count()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self.items.iter().map(T::width).max() {
+            Some(width) if width > self.widest => {
+                Err(format!("an item is {width} wide, its row says {}", self.widest))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts all of another row, whose place is behind this one, at the end.
+    fn join(&mut self, other: Row<T>) {
+        let mut items = std::mem::take(&mut self.items);
+        items.extend(other.items);
+        *self = Row::of(items);
+    }
+
+    /// Inserts at `index`; if there is no room, the upper part is split off and returned. Something added
+    /// at the very end begins a new row, so that ranges taken in ascending order leave full ones behind.
+    fn insert_or_split(&mut self, index: usize, item: T, cap: usize) -> Option<Row<T>> {
+        let items = &mut self.items;
+        if items.len() < cap {
+            if items.len() == items.capacity() {
+                items.reserve_exact((items.len()).clamp(1, cap - items.len()));
+            }
+            self.widest = self.widest.max(item.width());
+            items.insert(index, item);
+            return None;
+        }
+        if index == items.len() {
+            return Some(Row::of(vec![item]));
+        }
+        let mut tail = items.split_off(cap / 2);
+        match index.checked_sub(items.len()) {
+            Some(index) => tail.insert(index, item),
+            None => items.insert(index, item),
+        }
+        *self = Row::of(std::mem::take(items));
+        Some(Row::of(tail))
+    }
 }
 
 /// A child of an inner node, with what can be known without going there.
@@ -171,6 +284,10 @@ impl Wanted {
     }
 }
 
+/// Something conflicts with what was to be inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InTheWay;
+
 /// All the trees of a table.
 pub(crate) struct Forest {
     nodes: Arena<NodeId, Node>,
@@ -193,48 +310,108 @@ impl Forest {
     pub(crate) fn plant(&mut self, entry: Entry) -> NodeId {
         let mut leaf = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(1));
         leaf.push(entry);
-        self.nodes.insert(Node::Leaf(leaf))
+        self.nodes.insert(Node::Leaf(Row::of(leaf)))
     }
 
     /// Adds an entry whose key is not there yet; returns the root, which may be a new one.
     pub(crate) fn insert(&mut self, root: NodeId, entry: Entry) -> NodeId {
-        match self.insert_below(root, entry) {
-            None => root,
-            Some(right) => {
-                let left = self.branch(root);
-                self.nodes.insert(Node::Inner(vec![left, right]))
-            }
-        }
+        let inserted = self.insert_below(root, entry, None);
+        self.grown(root, inserted.unwrap_or_default())
     }
 
-    fn insert_below(&mut self, at: NodeId, entry: Entry) -> Option<Branch> {
+    /// The same, unless something conflicts with it.
+    pub(crate) fn insert_unless_conflict(&mut self, root: NodeId, entry: Entry) -> Result<NodeId, InTheWay> {
+        let wanted = Wanted {
+            owner: entry.owner(),
+            range: entry.range(),
+            kind: entry.kind(),
+        };
+        let split_off = self.insert_below(root, entry, Some(&wanted))?;
+        Ok(self.grown(root, split_off))
+    }
+
+    /// The root, after something was inserted and perhaps a part was split off.
+    fn grown(&mut self, root: NodeId, split_off: Option<Branch>) -> NodeId {
+        let Some(right) = split_off else {
+            return root;
+        };
+        let left = self.branch(root);
+        self.nodes.insert(Node::Inner(Row::of(vec![left, right])))
+    }
+
+    /// Inserts below a node, unless something there conflicts with what is wanted, if that is to be looked for: on the one
+    /// way down. What was split off.
+    fn insert_below(
+        &mut self,
+        at: NodeId,
+        entry: Entry,
+        wanted: Option<&Wanted>,
+    ) -> Result<Option<Branch>, InTheWay> {
         let (index, child) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
-                let index = entries.partition_point(|e| e.key() < entry.key());
-                let tail = insert_or_split(entries, index, entry, LEAF_CAP)?;
-                return Some(self.add_node(Node::Leaf(tail)));
+                let index = entries
+                    .items
+                    .partition_point(|e| rank(e.key()) < rank(entry.key()));
+                if let Some(wanted) = wanted {
+                    let near = entries.items.get(entries.around(index, wanted.range));
+                    if near.unwrap_or_default().iter().any(|e| wanted.conflicts(e)) {
+                        return Err(InTheWay);
+                    }
+                }
+                let tail = entries.insert_or_split(index, entry, LEAF_CAP);
+                return Ok(tail.map(|tail| self.add_node(Node::Leaf(tail))));
             }
             Node::Inner(branches) => {
                 let index = branches
-                    .partition_point(|b| b.first <= entry.key())
+                    .items
+                    .partition_point(|b| rank(b.first) <= rank(entry.key()))
                     .saturating_sub(1);
-                let branch = branches.get_mut(index)?;
-                // Written only if it changes, which is seldom: a line that nobody writes stays with every processor.
-                if entry.key() < branch.first {
-                    branch.first = entry.key();
-                }
-                branch.reach.add(&entry);
-                (index, branch.node)
+                let Some(child) = branches.items.get(index).map(|branch| branch.node) else {
+                    return Ok(None);
+                };
+                (index, child)
             }
         };
-        let right = self.insert_below(child, entry)?;
-        let left = self.branch(child);
-        let branches = self.branches_mut(at);
-        if let Some(branch) = branches.get_mut(index) {
-            *branch = left;
+        if let Some(wanted) = wanted
+            && self.conflicts_beside(at, index, wanted)
+        {
+            return Err(InTheWay);
         }
-        let tail = insert_or_split(branches, index + 1, right, INNER_CAP)?;
-        Some(self.add_node(Node::Inner(tail)))
+        let split_off = self.insert_below(child, entry, wanted)?;
+        let left = split_off.map(|_| self.branch(child));
+        let branches = self.branches_mut(at);
+        if let Some(branch) = branches.items.get_mut(index) {
+            match left {
+                Some(left) => *branch = left,
+                None => {
+                    branch.first = branch.first.min(entry.key());
+                    branch.reach.add(&entry);
+                    let width = branch.width();
+                    branches.grew(width);
+                }
+            }
+        }
+        let tail = split_off.and_then(|right| branches.insert_or_split(index + 1, right, INNER_CAP));
+        Ok(tail.map(|tail| self.add_node(Node::Inner(tail))))
+    }
+
+    /// Whether there is a conflict below a branch of `at` other than that at `index`.
+    fn conflicts_beside(&self, at: NodeId, index: usize, wanted: &Wanted) -> bool {
+        let Node::Inner(branches) = self.nodes.at(at) else {
+            return false;
+        };
+        let mut beside = branches
+            .around(index, wanted.range)
+            .filter(|other| *other != index);
+        beside.any(|other| {
+            let branch = branches.items.get(other);
+            branch.is_some_and(|branch| {
+                wanted.may_conflict(&branch.reach)
+                    && self
+                        .conflicts(branch.node, wanted, &mut |_| ControlFlow::Break(()))
+                        .is_break()
+            })
+        })
     }
 
     fn add_node(&mut self, node: Node) -> Branch {
@@ -245,21 +422,24 @@ impl Forest {
     /// The branch that leads to `node`, computed from what is there.
     fn branch(&self, node: NodeId) -> Branch {
         let mut reach = Reaches::NOTHING;
-        let first = match self.nodes.at(node) {
-            Node::Leaf(entries) => {
-                entries.iter().for_each(|e| reach.add(e));
-                entries.first().map(Entry::key)
-            }
-            Node::Inner(branches) => {
-                branches.iter().for_each(|b| reach.add_all(&b.reach));
-                branches.first().map(|b| b.first)
-            }
-        };
+        match self.nodes.at(node) {
+            Node::Leaf(entries) => entries.items.iter().for_each(|e| reach.add(e)),
+            Node::Inner(branches) => branches.items.iter().for_each(|b| reach.add_all(&b.reach)),
+        }
         Branch {
-            first: first.unwrap_or((0, OwnerId::NOBODY)),
+            first: self.first_key(node),
             node,
             reach,
         }
+    }
+
+    /// The least key below `node`.
+    fn first_key(&self, node: NodeId) -> Key {
+        let first = match self.nodes.at(node) {
+            Node::Leaf(entries) => entries.items.first().map(Entry::key),
+            Node::Inner(branches) => branches.items.first().map(|b| b.first),
+        };
+        first.unwrap_or((0, OwnerId::NOBODY))
     }
 
     /// The entry with this key.
@@ -268,12 +448,15 @@ impl Forest {
         loop {
             match self.nodes.at(at) {
                 Node::Leaf(entries) => {
-                    let index = entries.partition_point(|e| e.key() < key);
-                    return entries.get(index).filter(|e| e.key() == key).copied();
+                    let index = entries.items.partition_point(|e| rank(e.key()) < rank(key));
+                    return entries.items.get(index).filter(|e| e.key() == key).copied();
                 }
                 Node::Inner(branches) => {
-                    let index = branches.partition_point(|b| b.first <= key).checked_sub(1)?;
-                    at = branches.get(index)?.node;
+                    let index = branches
+                        .items
+                        .partition_point(|b| rank(b.first) <= rank(key))
+                        .checked_sub(1)?;
+                    at = branches.items.get(index)?.node;
                 }
             }
         }
@@ -283,7 +466,7 @@ impl Forest {
     pub(crate) fn remove(&mut self, root: NodeId, key: Key) -> (Option<NodeId>, Option<Entry>) {
         let removed = self.remove_below(root, key);
         let root = match self.nodes.at(root) {
-            Node::Inner(branches) => match branches.as_slice() {
+            Node::Inner(branches) => match branches.items.as_slice() {
                 [only] => {
                     let child = only.node;
                     self.nodes.remove(root);
@@ -292,14 +475,14 @@ impl Forest {
                 [] => self.fell(root),
                 _ => Some(root),
             },
-            Node::Leaf(entries) if entries.is_empty() => self.fell(root),
+            Node::Leaf(entries) if entries.items.is_empty() => self.fell(root),
             Node::Leaf(_) => Some(root),
         };
         (root, removed)
     }
 
     fn fell(&mut self, node: NodeId) -> Option<NodeId> {
-        if let Some(Node::Leaf(mut leaf)) = self.nodes.remove(node)
+        if let Some(Node::Leaf(Row { items: mut leaf, .. })) = self.nodes.remove(node)
             && self.spare.len() < SPARE_LEAVES
             && leaf.capacity() <= LEAF_CAP
         {
@@ -312,14 +495,18 @@ impl Forest {
     fn remove_below(&mut self, at: NodeId, key: Key) -> Option<Entry> {
         let (index, child) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
-                let index = entries.partition_point(|e| e.key() < key);
+                let entries = &mut entries.items;
+                let index = entries.partition_point(|e| rank(e.key()) < rank(key));
                 return entries
                     .get(index)
                     .is_some_and(|e| e.key() == key)
                     .then(|| entries.remove(index));
             }
             Node::Inner(branches) => {
-                let index = branches.partition_point(|b| b.first <= key).checked_sub(1)?;
+                let branches = &branches.items;
+                let index = branches
+                    .partition_point(|b| rank(b.first) <= rank(key))
+                    .checked_sub(1)?;
                 (index, branches.get(index)?.node)
             }
         };
@@ -335,28 +522,37 @@ impl Forest {
         let Some(branch) = self.branches(at).get(index) else {
             return;
         };
-        let outdated = branch.first == removed.key() || branch.reach.rests_on(removed);
+        let was_first = branch.first == removed.key();
+        let may_reach_less = branch.reach.rests_on(removed);
         if len == 0 {
-            self.branches_mut(at).remove(index);
+            self.branches_mut(at).items.remove(index);
             self.fell(child);
         } else if is_sparse(len, cap) && self.join_with_neighbour(at, index) {
             // The branch of what the two became is new.
-        } else if outdated {
+        } else if may_reach_less {
             let updated = self.branch(child);
-            if let Some(branch) = self.branches_mut(at).get_mut(index) {
-                *branch = updated;
-            }
+            self.update(at, index, |branch| *branch = updated);
+        } else if was_first {
+            let first = self.first_key(child);
+            self.update(at, index, |branch| branch.first = first);
+        }
+    }
+
+    /// Changes one of the branches of `at`, which becomes no wider.
+    fn update(&mut self, at: NodeId, index: usize, change: impl FnOnce(&mut Branch)) {
+        if let Some(branch) = self.branches_mut(at).items.get_mut(index) {
+            change(branch);
         }
     }
 
     fn branches(&self, at: NodeId) -> &[Branch] {
         match self.nodes.at(at) {
-            Node::Inner(branches) => branches,
+            Node::Inner(branches) => &branches.items,
             Node::Leaf(_) => &[],
         }
     }
 
-    fn branches_mut(&mut self, at: NodeId) -> &mut Vec<Branch> {
+    fn branches_mut(&mut self, at: NodeId) -> &mut Row<Branch> {
         match self.nodes.at_mut(at) {
             Node::Inner(branches) => branches,
             Node::Leaf(_) => unreachable!("a leaf has no branches"),
@@ -381,8 +577,8 @@ impl Forest {
     /// Number of things in a node, and how many there may be.
     fn size(&self, node: NodeId) -> (usize, usize) {
         match self.nodes.at(node) {
-            Node::Leaf(entries) => (entries.len(), LEAF_CAP),
-            Node::Inner(branches) => (branches.len(), INNER_CAP),
+            Node::Leaf(entries) => (entries.items.len(), LEAF_CAP),
+            Node::Inner(branches) => (branches.items.len(), INNER_CAP),
         }
     }
 
@@ -390,14 +586,15 @@ impl Forest {
     fn join(&mut self, at: NodeId, index: usize, left: NodeId, right: NodeId) {
         let moved = self.nodes.remove(right);
         match (self.nodes.at_mut(left), moved) {
-            (Node::Leaf(to), Some(Node::Leaf(from))) => to.extend(from),
-            (Node::Inner(to), Some(Node::Inner(from))) => to.extend(from),
+            (Node::Leaf(to), Some(Node::Leaf(from))) => to.join(from),
+            (Node::Inner(to), Some(Node::Inner(from))) => to.join(from),
             _ => unreachable!("neighbours are at the same depth"),
         }
         let joined = self.branch(left);
         let branches = self.branches_mut(at);
-        branches.remove(index + 1);
-        if let Some(branch) = branches.get_mut(index) {
+        branches.items.remove(index + 1);
+        branches.grew(joined.width());
+        if let Some(branch) = branches.items.get_mut(index) {
             *branch = joined;
         }
     }
@@ -411,14 +608,14 @@ impl Forest {
     ) -> ControlFlow<B> {
         match self.nodes.at(root) {
             Node::Leaf(entries) => {
-                for entry in entries.iter().take_while(|e| e.start() <= wanted.range.last()) {
+                for entry in entries.near(wanted.range) {
                     if wanted.conflicts(entry) {
                         see(entry)?;
                     }
                 }
             }
             Node::Inner(branches) => {
-                for branch in branches.iter().take_while(|b| b.first.0 <= wanted.range.last()) {
+                for branch in branches.near(wanted.range) {
                     if wanted.may_conflict(&branch.reach) {
                         self.conflicts(branch.node, wanted, see)?;
                     }
@@ -437,12 +634,16 @@ impl Forest {
     ) -> ControlFlow<B> {
         match self.nodes.at(root) {
             Node::Leaf(entries) => {
-                let from = after.map_or(0, |key| entries.partition_point(|e| e.key() <= key));
+                let entries = &entries.items;
+                let from = after.map_or(0, |key| entries.partition_point(|e| rank(e.key()) <= rank(key)));
                 entries.iter().skip(from).try_for_each(see)
             }
             Node::Inner(branches) => {
+                let branches = &branches.items;
                 let from = after.map_or(0, |key| {
-                    branches.partition_point(|b| b.first <= key).saturating_sub(1)
+                    branches
+                        .partition_point(|b| rank(b.first) <= rank(key))
+                        .saturating_sub(1)
                 });
                 branches
                     .iter()
@@ -474,12 +675,13 @@ impl Forest {
 
     fn check_below(&self, node: NodeId) -> Result<usize, String> {
         let branches = match self.nodes.at(node) {
-            Node::Leaf(entries) if entries.is_empty() => return Err("an empty leaf".to_owned()),
-            Node::Leaf(_) => return Ok(1),
+            Node::Leaf(entries) if entries.items.is_empty() => return Err("an empty leaf".to_owned()),
+            Node::Leaf(entries) => return entries.check().map(|()| 1),
             Node::Inner(branches) => branches,
         };
+        branches.check()?;
         let mut depth = None;
-        for branch in branches {
+        for branch in &branches.items {
             let real = self.branch(branch.node);
             // The owners of equal reaches may differ: which of them came first is not kept.
             let same = |a: Reach, b: Reach| a.end == b.end && a.other_end == b.other_end;
@@ -505,25 +707,4 @@ impl Forest {
     pub(crate) fn nodes(&self) -> usize {
         self.nodes.len()
     }
-}
-
-/// Inserts at `index`; if there is no room, the upper part is split off and returned. Something added
-/// at the very end begins a new node, so that ranges taken in ascending order leave full nodes behind.
-fn insert_or_split<T>(items: &mut Vec<T>, index: usize, item: T, cap: usize) -> Option<Vec<T>> {
-    if items.len() < cap {
-        if items.len() == items.capacity() {
-            items.reserve_exact((items.len()).clamp(1, cap - items.len()));
-        }
-        items.insert(index, item);
-        return None;
-    }
-    if index == items.len() {
-        return Some(vec![item]);
-    }
-    let mut tail = items.split_off(cap / 2);
-    match index.checked_sub(items.len()) {
-        Some(index) => tail.insert(index, item),
-        None => items.insert(index, item),
-    }
-    Some(tail)
 }
