@@ -123,7 +123,7 @@ impl Client {
         let call = Call {
             id: CallId(1),
             from: self.from,
-            request,
+            request: &request,
             permitted: true,
         };
         let files = |_: &[u8], _: Kind| FileCheck::Ok;

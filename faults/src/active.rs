@@ -163,7 +163,12 @@ impl Active {
     }
 
     /// Decides what happens to a call. `table` is asked only if a rule depends on it. None: no rule means the call.
-    pub fn decide(&self, now: Duration, call: &dyn Look, table: impl FnOnce() -> Table) -> Option<Decision> {
+    pub fn decide(
+        &self,
+        now: Duration,
+        call: &dyn Look,
+        table: impl FnOnce() -> Table,
+    ) -> Option<Box<Decision>> {
         if self.rules.is_empty() {
             return None;
         }
@@ -182,7 +187,7 @@ impl Active {
         // Before the state is locked: whoever knows the table may be about to tell us of an event.
         let table = if needs_table { table() } else { Table::default() };
         let mut state = self.state.lock();
-        Some(state.decide(self, now, call, &table, &meant))
+        Some(state.decide(self, now, call, &table, &meant).into())
     }
 
     /// Whether any rule depends on events.

@@ -42,7 +42,8 @@ impl Service {
         }
     }
 
-    pub(crate) const fn index(self) -> usize {
+    /// Its place in [`ALL`](Self::ALL).
+    pub const fn index(self) -> usize {
         match self {
             Service::Portmap => 0,
             Service::Mount => 1,

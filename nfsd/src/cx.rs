@@ -17,8 +17,8 @@ pub struct Caller<'a> {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-    /// Further groups.
-    pub groups: &'a [u32],
+    /// Further groups, each in network byte order, as AUTH_SYS has them.
+    pub groups: &'a [[u8; 4]],
 }
 
 impl Caller<'_> {
@@ -44,7 +44,7 @@ impl Caller<'_> {
 
     /// Whether the caller belongs to `gid`.
     pub fn in_group(&self, gid: u32) -> bool {
-        self.gid == gid || self.groups.contains(&gid)
+        self.gid == gid || self.groups.contains(&gid.to_be_bytes())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is exported, to whom and as whom; and the way from a file handle to a file.
 
 use crate::cx::{Caller, Cx};
-use crate::handle::{FileKey, Handle, Handles};
+use crate::handle::{By, FileKey, Handle, Handles};
 use crate::perm;
 use crate::vfs::{Result, Vfs};
 use proto::nfs3::{Ftype3, Nfsstat3, Nfstime3};
@@ -20,6 +20,14 @@ pub struct Lockable {
     pub file: Result<()>,
     /// Whether whoever asks may; yes, where the file cannot be.
     pub permitted: bool,
+}
+
+impl Lockable {
+    /// Both at once; `NFS3ERR_ACCES` if it is the caller who may not.
+    pub fn check(self) -> Result<()> {
+        let permitted = self.permitted.then_some(()).ok_or(Nfsstat3::NFS3ERR_ACCES);
+        self.file.and(permitted)
+    }
 }
 
 /// Which callers become the anonymous user.
@@ -170,8 +178,9 @@ impl Export {
                 uid => uid,
             },
             gid: group(caller.gid),
-            groups: if caller.groups.iter().any(|&gid| foreign(gid)) {
-                caller.groups.iter().map(|&gid| group(gid)).collect()
+            groups: if caller.groups.iter().any(|gid| foreign(u32::from_be_bytes(*gid))) {
+                let group = |gid: &[u8; 4]| group(u32::from_be_bytes(*gid)).to_be_bytes();
+                caller.groups.iter().map(group).collect()
             } else {
                 Cow::Borrowed(caller.groups)
             },
@@ -194,7 +203,7 @@ impl fmt::Debug for Export {
 pub struct Squashed<'a> {
     uid: u32,
     gid: u32,
-    groups: Cow<'a, [u32]>,
+    groups: Cow<'a, [[u8; 4]]>,
 }
 
 impl Squashed<'_> {
@@ -252,8 +261,10 @@ impl<'a> Target<'a> {
 
 /// A path that was found before.
 struct KnownPath {
-    /// The server, the export and the file.
-    of: (u64, u32, FileKey),
+    by: By,
+    handle: Handle,
+    /// Its place in the list.
+    export: usize,
     /// [`Vfs::paths_changed`] before it was found.
     changes: u64,
     path: Rc<str>,
@@ -370,6 +381,11 @@ impl Exports {
         }
     }
 
+    /// Whether there is a store whose operations may wait for a disk.
+    pub fn may_wait(&self) -> bool {
+        self.list.iter().any(|export| export.store.may_block())
+    }
+
     /// Whether what is asked of the file with this handle may wait for a disk. The handle is taken at its word: its code
     /// is computed when the file is looked for, and once is enough.
     pub fn may_block(&self, fh: &[u8]) -> bool {
@@ -433,23 +449,29 @@ impl Exports {
     /// A path for people to read, such as `/lab/w1.lock`: the export's name and one of the file's. Of a stale handle too:
     /// locks may be held by one.
     pub fn path_of(&self, fh: &[u8]) -> Option<Rc<str>> {
-        let (id, file, _) = self.handles.open_in_any_epoch(fh).ok()?;
-        let target = self.target((id, file)).ok()?;
-        // Before the path is looked for: if it changes meanwhile, what was found is not kept as good.
-        let changes = target.store().paths_changed();
+        let by = self.handles.by();
+        let changes = |export: usize| self.list.get(export)?.store.paths_changed();
         LATEST.with_borrow_mut(|latest| {
-            let of = (self.handles.number(), id, file);
             if let Some(known) = latest
-                && known.of == of
-                && Some(known.changes) == changes
+                && known.by == by
+                && known.handle.is(fh)
+                && Some(known.changes) == changes(known.export)
             {
                 return Some(known.path.clone());
             }
-            let path = Rc::<str>::from(target.path()?);
-            *latest = changes.map(|changes| KnownPath {
-                of,
-                changes,
-                path: path.clone(),
+            let (id, file, _) = self.handles.open_in_any_epoch(fh).ok()?;
+            let export = self.list.iter().position(|export| export.id == id)?;
+            // Before the path is looked for: if it changes meanwhile, what was found is not kept as good.
+            let changes = changes(export);
+            let path = Rc::<str>::from(self.target((id, file)).ok()?.path()?);
+            *latest = changes.and_then(|changes| {
+                Some(KnownPath {
+                    by,
+                    handle: Handle::new(fh)?,
+                    export,
+                    changes,
+                    path: path.clone(),
+                })
             });
             Some(path)
         })

@@ -92,7 +92,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    fn new(handle: &[u8]) -> Option<Handle> {
+    pub(crate) fn new(handle: &[u8]) -> Option<Handle> {
         let mut bytes = [0; NFS3_FHSIZE];
         bytes.get_mut(..handle.len())?.copy_from_slice(handle);
         Some(Handle {
@@ -104,6 +104,15 @@ impl Handle {
     /// The bytes that go on the wire.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// Whether it is this one. How long that takes tells nothing of where their codes differ.
+    pub(crate) fn is(&self, handle: &[u8]) -> bool {
+        let split = <[u8]>::split_last_chunk::<MAC_LEN>;
+        match (split(self.as_bytes()), split(handle)) {
+            (Some((body, code)), Some((other, its_code))) => body == other && is_same_code(code, its_code),
+            _ => false,
+        }
     }
 }
 
@@ -121,22 +130,16 @@ pub const EPOCHS_KNOWN: u32 = 256;
 
 /// A handle that was opened before.
 struct Opened {
-    /// [`Handles::number`].
-    by: u64,
-    /// In which epochs.
-    epochs: u64,
+    by: By,
     handle: Handle,
     found: (u32, FileKey, bool),
 }
 
-impl Opened {
-    fn is_of(&self, handle: &[u8]) -> bool {
-        let split = <[u8]>::split_last_chunk::<MAC_LEN>;
-        match (split(self.handle.as_bytes()), split(handle)) {
-            (Some((body, code)), Some((other, its_code))) => body == other && is_same_code(code, its_code),
-            _ => false,
-        }
-    }
+/// By which handles another was opened, and in which epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct By {
+    handles: u64,
+    epochs: u64,
 }
 
 thread_local! {
@@ -198,9 +201,12 @@ impl Handles {
         }
     }
 
-    /// Distinguishes these from all others of this process.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
+    /// What a handle means is the same for as long as this is.
+    pub(crate) fn by(&self) -> By {
+        By {
+            handles: self.number,
+            epochs: self.epochs.load(Relaxed),
+        }
     }
 
     /// From now on every handle that was made is stale. Returns the number of the new epoch.
@@ -290,21 +296,16 @@ impl Handles {
 
     /// The same of a handle of any epoch, with whether it is good; otherwise it is stale.
     pub fn open_in_any_epoch(&self, handle: &[u8]) -> Result<(u32, FileKey, bool), Nfsstat3> {
-        let epochs = self.epochs.load(Relaxed);
+        let by = self.by();
         LATEST.with_borrow_mut(|latest| {
             if let Some(known) = latest
-                && (known.by, known.epochs) == (self.number, epochs)
-                && known.is_of(handle)
+                && known.by == by
+                && known.handle.is(handle)
             {
                 return Ok(known.found);
             }
-            let found = self.verify(handle, epochs.into())?;
-            *latest = Handle::new(handle).map(|handle| Opened {
-                by: self.number,
-                epochs,
-                handle,
-                found,
-            });
+            let found = self.verify(handle, by.epochs.into())?;
+            *latest = Handle::new(handle).map(|handle| Opened { by, handle, found });
             Ok(found)
         })
     }

@@ -5,6 +5,7 @@
 //! lock protocols and of MOUNT are, one by one, as long as a person could follow them: [`CALLS_A_SECOND`]. What is
 //! beyond that is counted, since putting a call into words takes longer than answering it.
 
+use crate::lanes::Lanes;
 use faults::{Condition, Service};
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
@@ -414,9 +415,16 @@ impl Default for EventLog {
 struct Rate {
     second: AtomicU64,
     logged: AtomicU32,
-    unlogged: AtomicU64,
-    /// Those that an event has told of.
+    /// All calls that were not.
+    unlogged: Lanes<AtomicU64>,
+    /// Those of them that an event has told of.
     told: AtomicU64,
+}
+
+impl Rate {
+    fn unlogged(&self) -> u64 {
+        self.unlogged.sum(|count| count.load(Relaxed))
+    }
 }
 
 /// How much was logged since the start, and how much was not.
@@ -446,16 +454,16 @@ impl EventLog {
         }
         let room = logged.load(Relaxed) < CALLS_A_SECOND && logged.fetch_add(1, Relaxed) < CALLS_A_SECOND;
         if !room {
-            unlogged.fetch_add(1, Relaxed);
+            unlogged.add_one(|count| Some(count));
         }
         room
     }
 
     /// Says how many calls were not logged, if there were any.
     fn tell_unlogged(&self, at: Duration) {
-        let calls = self.calls.unlogged.swap(0, Relaxed);
+        let unlogged = self.calls.unlogged();
+        let calls = unlogged.saturating_sub(self.calls.told.fetch_max(unlogged, Relaxed));
         if calls > 0 {
-            self.calls.told.fetch_add(calls, Relaxed);
             self.add(at, What::Unlogged { calls });
         }
     }
@@ -466,7 +474,7 @@ impl EventLog {
         Figures {
             logged: kept.last,
             dropped: kept.last - kept.events.len() as u64,
-            unlogged: self.calls.told.load(Relaxed) + self.calls.unlogged.load(Relaxed),
+            unlogged: self.calls.unlogged(),
         }
     }
 

@@ -93,6 +93,7 @@ pub mod control;
 pub mod events;
 pub mod journal;
 pub mod lab;
+mod lanes;
 pub mod metrics;
 pub mod scenario;
 pub mod server;

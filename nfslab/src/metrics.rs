@@ -1,9 +1,10 @@
 //! Figures for Prometheus, `GET /metrics` of the control API.
 //!
-//! A call costs one relaxed addition to a counter of its thread that is there from the start ([`Calls`]); names and labels are put
+//! A call costs one addition to a counter of its thread that is there from the start ([`Calls`]); names and labels are put
 //! to the counters when somebody asks ([`text`]). That is why there are three counters for two figures: a call that is
 //! answered at once, which is nearly every one, is counted as both by a single addition.
 
+use crate::lanes::Lanes;
 use crate::server::Node;
 use faults::Service;
 use prometheus_client::collector::Collector;
@@ -20,8 +21,8 @@ use proto::nsm::SmProc;
 use proto::portmap::PmapProc;
 use proto::rpcbind::RpcbProc;
 use rpc::msg::CallHeader;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -118,52 +119,38 @@ struct Count {
     later: AtomicU64,
 }
 
-/// Counters of every procedure, of one thread or a few. Beside them is room, so that none shares its memory with those
-/// of another.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Lane([[Count; PLACES]; PROGRAMS.len()]);
+/// Counters of every procedure.
+type Counts = [[Count; PLACES]; PROGRAMS.len()];
 
-const LANES: usize = 8;
+fn at(counts: &Counts, slot: Slot) -> Option<&Count> {
+    counts.get(slot.program)?.get(slot.place)
+}
 
 /// How many calls came, how many were answered, and who is connected.
 #[derive(Debug, Default)]
 pub struct Calls {
-    lanes: [Lane; LANES],
+    lanes: Lanes<Counts>,
     /// TCP connections, in the order of [`Service::ALL`].
     connections: [AtomicU64; Service::ALL.len()],
 }
 
 impl Calls {
-    /// This thread's counter.
-    fn count(&self, slot: Slot) -> Option<&Count> {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        thread_local! {
-            static LANE: usize = NEXT.fetch_add(1, Relaxed) % LANES;
-        }
-        let Lane(programs) = self.lanes.get(LANE.with(|lane| *lane))?;
-        programs.get(slot.program)?.get(slot.place)
-    }
-
     /// A figure of a procedure, or of all others of its program.
     fn sum(&self, slot: Slot, figure: fn(&Count) -> u64) -> u64 {
-        let of_lane = |Lane(programs): &Lane| Some(figure(programs.get(slot.program)?.get(slot.place)?));
-        self.lanes.iter().filter_map(of_lane).sum()
+        self.lanes.sum(|counts| at(counts, slot).map_or(0, figure))
     }
 
     /// A call came and was answered at once, or else (`false`) was not.
     pub fn came(&self, slot: Slot, answered: bool) {
-        if let Some(count) = self.count(slot) {
-            let counter = if answered { &count.at_once } else { &count.put_off };
-            counter.fetch_add(1, Relaxed);
-        }
+        self.lanes.add_one(|counts| {
+            let count = at(counts, slot)?;
+            Some(if answered { &count.at_once } else { &count.put_off })
+        });
     }
 
     /// A call that was not answered at once is answered now.
     pub fn answered_later(&self, slot: Slot) {
-        if let Some(count) = self.count(slot) {
-            count.later.fetch_add(1, Relaxed);
-        }
+        self.lanes.add_one(|counts| Some(&at(counts, slot)?.later));
     }
 
     fn connections(&self, service: Service) -> Option<&AtomicU64> {

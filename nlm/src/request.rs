@@ -25,7 +25,7 @@ pub struct Call<'a> {
     /// Where it came from.
     pub from: HostKey,
     /// What is asked.
-    pub request: Request<'a>,
+    pub request: &'a Request<'a>,
     /// Whether whoever asks may read the file, or owns it, as the driver found when the call came. If not, it
     /// is `NLM4_FAILED`, where a file that is not there would be `NLM4_STALE_FH`.
     pub permitted: bool,

@@ -27,14 +27,14 @@
 //! let from = HostKey { peer: localhost, server: localhost, transport: Transport::Tcp, version: 4 };
 //! let now = Duration::ZERO;
 //! // The first LOCK of a peer has it monitored; statd says that it does.
-//! let call = Call { id: CallId(1), from, request: Request::Lock(args), permitted: true };
+//! let call = Call { id: CallId(1), from, request: &Request::Lock(args), permitted: true };
 //! assert_eq!(service.call(now, call, &files, &mut fx), None);
 //! assert!(fx.drain().any(|e| matches!(e, Effect::Monitor { peer, .. } if peer == localhost)));
 //! service.monitored(now, localhost, true, &files, &mut fx);
 //! let granted = Effect::Reply { id: CallId(1), reply: Reply::Stat(Nlm4Stat::NLM4_GRANTED) };
 //! assert!(fx.drain().any(|e| e == granted));
 //! // From then on it is answered in place.
-//! let call = Call { id: CallId(2), from, request: Request::Lock(args), permitted: true };
+//! let call = Call { id: CallId(2), from, request: &Request::Lock(args), permitted: true };
 //! let reply = service.call(now, call, &files, &mut fx);
 //! assert_eq!(reply, Some(Reply::Stat(Nlm4Stat::NLM4_GRANTED)));
 //! ```
@@ -74,7 +74,7 @@ use crate::range::Kind;
 use crate::request::{Call, OwnedRequest, PeerSelector, Queued, Reply};
 use crate::shares::Shares;
 use crate::short::ShortBytes;
-use crate::table::{Fh, Handle, LockTable};
+use crate::table::{Handle, LockTable};
 use crate::upcall::{Statd, StatdNow};
 use crate::waiters::Waiters;
 use procedures::NotDone;
@@ -219,17 +219,10 @@ impl LockService {
         self.statd.statd
     }
 
-    /// Whether anybody holds a lock on the file.
-    pub fn has_locks(&self, fh: &[u8]) -> bool {
-        Fh::new(fh).is_some_and(|fh| self.table.has_locks(fh))
-    }
-
     /// Takes a call. `Some` is the answer. `None` means that it comes later as [`Effect::Reply`], or
     /// never: the call was dropped, or the service is restarted before its turn comes.
     pub fn call(&mut self, now: Now, call: Call<'_>, files: &dyn Files, fx: &mut Effects) -> Option<Reply> {
-        let free = self.free_worker();
-        let at_once = !matches!(self.lockd, Lockd::Slow(_)) && self.takes_calls();
-        let (true, Some(worker), true) = (at_once, free, self.queue.is_empty()) else {
+        let Some(worker) = self.worker_at_once() else {
             self.enqueue_call(now, &call, files, fx);
             return None;
         };
@@ -238,7 +231,7 @@ impl LockService {
             files,
             permitted: call.permitted,
         };
-        match self.execute(now, &call.from, &call.request, false, &allowed, fx) {
+        match self.execute(now, &call.from, call.request, false, &allowed, fx) {
             Ok(reply) => Some(reply),
             Err(NotDone::Dropped) => {
                 fx.event(Event::CallDropped {
@@ -248,7 +241,7 @@ impl LockService {
                 None
             }
             Err(NotDone::Upcall(peer)) => {
-                let request = OwnedRequest::from(&call.request);
+                let request = OwnedRequest::from(call.request);
                 let queued = Queued::Call {
                     id: call.id,
                     from: call.from,
@@ -262,6 +255,16 @@ impl LockService {
             // `execute` turns a refusal into a reply.
             Err(NotDone::Refused(stat)) => Some(Reply::Stat(stat)),
         }
+    }
+
+    /// Whether a call would be executed when it comes, and not queued.
+    pub fn executes_at_once(&self) -> bool {
+        self.worker_at_once().is_some()
+    }
+
+    fn worker_at_once(&self) -> Option<usize> {
+        let at_once = !matches!(self.lockd, Lockd::Slow(_)) && self.takes_calls() && self.queue.is_empty();
+        self.free_worker().filter(|_| at_once)
     }
 
     fn enqueue_call(&mut self, now: Now, call: &Call<'_>, files: &dyn Files, fx: &mut Effects) {
@@ -281,7 +284,7 @@ impl LockService {
                 stuck_on: self.stuck_on(),
             });
         }
-        let request = OwnedRequest::from(&call.request);
+        let request = OwnedRequest::from(call.request);
         self.queue.push_back(Queued::Call {
             id: call.id,
             from: call.from,
@@ -303,6 +306,10 @@ impl LockService {
 
     /// When [`tick`](Self::tick) has something to do next, if nothing else happens.
     pub fn next_wakeup(&self) -> Option<Now> {
+        let nothing_ends = self.grace_until.is_none() && self.has_no_faults();
+        if nothing_ends && self.waiters.is_empty() && self.workers.iter().all(Option::is_none) {
+            return None;
+        }
         let ends = sooner(self.grace_until, self.next_fault_ends());
         if self.lockd == Lockd::Hung {
             return ends;

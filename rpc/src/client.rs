@@ -4,10 +4,10 @@
 //! TCP calls are sent once; UDP calls are repeated with the same xid until the deadline. Neither connects
 //! again by itself: the caller decides what a lost connection means.
 
-use crate::msg::{AuthFlavor, AuthSys, CallHeader, OpaqueAuth, Reply, RpcError, Transport};
+use crate::msg::{self, AuthFlavor, CallHeader, OpaqueAuth, Reply, RpcError, Transport};
 use crate::record::{MAX_RECORD, RecordReader};
 use crate::server::mark_record;
-use crate::xdr::{self, DecodeError, Encode, Opaque, Writer};
+use crate::xdr::{DecodeError, Encode, Opaque, Writer};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::io;
@@ -92,7 +92,7 @@ pub fn encode_call(w: &mut Writer, xid: u32, target: Target, identity: &Identity
             gid,
             groups,
         } => {
-            body = xdr::to_bytes(&AuthSys::new(machine, *uid, *gid, groups));
+            body = msg::auth_sys(machine, *uid, *gid, groups);
             OpaqueAuth {
                 flavor: AuthFlavor::AUTH_SYS,
                 body: Opaque(&body),

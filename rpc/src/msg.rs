@@ -132,58 +132,43 @@ pub struct AuthSys<'a> {
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
-    gids: [u32; MAX_GIDS],
-    gids_len: usize,
+    /// Supplementary groups, [`MAX_GIDS`] at most, each as it lies on the wire: most calls ask for none of them.
+    pub gids: &'a [[u8; 4]],
 }
 
-impl<'a> AuthSys<'a> {
-    /// A credential; groups beyond the sixteenth are left out, as the flavour cannot carry them.
-    pub fn new(machine_name: &'a str, uid: u32, gid: u32, groups: &[u32]) -> Self {
-        let mut gids = [0; MAX_GIDS];
-        let gids_len = groups.len().min(MAX_GIDS);
-        gids.iter_mut().zip(groups).for_each(|(slot, gid)| *slot = *gid);
-        AuthSys {
-            stamp: 0,
-            machine_name: machine_name.into(),
-            uid,
-            gid,
-            gids,
-            gids_len,
-        }
-    }
-
-    /// Supplementary groups.
-    pub fn gids(&self) -> &[u32] {
-        self.gids.get(..self.gids_len).unwrap_or_default()
-    }
+/// The body of an AUTH_SYS credential; groups beyond the sixteenth are left out, as the flavour cannot carry them.
+pub fn auth_sys(machine_name: &str, uid: u32, gid: u32, groups: &[u32]) -> Bytes {
+    let gids: Vec<_> = groups
+        .iter()
+        .take(MAX_GIDS)
+        .map(|gid| gid.to_be_bytes())
+        .collect();
+    xdr::to_bytes(&AuthSys {
+        stamp: 0,
+        machine_name: machine_name.into(),
+        uid,
+        gid,
+        gids: &gids,
+    })
 }
 
 impl<'a> Decode<'a> for AuthSys<'a> {
+    #[inline]
     fn decode(r: &mut Reader<'a>) -> xdr::Result<Self> {
         let (stamp, machine_name) = (Decode::decode(r)?, Decode::decode(r)?);
         let (uid, gid) = (Decode::decode(r)?, Decode::decode(r)?);
         let before = r.clone();
-        let gids_len = r.u32("gids")? as usize;
-        let mut gids = [0; MAX_GIDS];
-        let Some(filled) = gids.get_mut(..gids_len) else {
-            return Err(before.error(
-                "gids",
-                DecodeErrorKind::TooLong {
-                    len: gids_len,
-                    limit: MAX_GIDS,
-                },
-            ));
-        };
-        for slot in filled {
-            *slot = r.u32("gids")?;
+        let (len, limit) = (r.u32("gids")? as usize, MAX_GIDS);
+        if len > limit {
+            return Err(before.error("gids", DecodeErrorKind::TooLong { len, limit }));
         }
+        let gids = r.take("gids", 4 * len)?.as_chunks().0;
         Ok(AuthSys {
             stamp,
             machine_name,
             uid,
             gid,
             gids,
-            gids_len,
         })
     }
 }
@@ -194,7 +179,8 @@ impl Encode for AuthSys<'_> {
         self.machine_name.encode(w);
         w.u32(self.uid);
         w.u32(self.gid);
-        xdr::encode_array(w, self.gids());
+        w.u32(self.gids.len() as u32);
+        w.raw(self.gids.as_flattened());
     }
 }
 
@@ -214,6 +200,7 @@ impl<'a> Credential<'a> {
     /// [`AuthStat::AUTH_BADCRED`] if the body is not what the flavour says, or the flavour is not known.
     /// Quirk(linux): RFC 5531 names no status for an unknown flavour; knfsd answers AUTH_BADCRED, and
     /// closes nothing.
+    #[inline]
     pub fn parse(auth: &OpaqueAuth<'a>) -> Result<Self, AuthStat> {
         match auth.flavor {
             AuthFlavor::AUTH_NONE => Ok(Credential::None),
@@ -259,13 +246,46 @@ pub enum NotACall {
     },
 }
 
+const CALL: u32 = MsgType::CALL.0;
+
 impl<'a> CallHeader<'a> {
     /// Reads a call's header and leaves the reader at the arguments.
     ///
     /// # Errors
     /// [`NotACall::Refused`] for an RPC version other than 2 (RPC_MISMATCH) and for a credential or
     /// verifier that cannot be read (AUTH_BADCRED, AUTH_BADVERF); [`NotACall::Hopeless`] for the rest.
+    #[inline(always)]
     pub fn read(r: &mut Reader<'a>) -> Result<Self, NotACall> {
+        let mut ahead = r.clone();
+        let (xid, program, version, procedure) = match ahead.u32s() {
+            Some([xid, CALL, RPC_VERSION, program, version, procedure]) => {
+                *r = ahead;
+                (xid, program, version, procedure)
+            }
+            _ => Self::read_numbers(r)?,
+        };
+        let refused = |stat| {
+            move |_| NotACall::Refused {
+                xid,
+                error: RpcError::Auth(stat),
+            }
+        };
+        let cred = OpaqueAuth::decode(r).map_err(refused(AuthStat::AUTH_BADCRED))?;
+        let verf = OpaqueAuth::decode(r).map_err(refused(AuthStat::AUTH_BADVERF))?;
+        Ok(CallHeader {
+            xid,
+            program,
+            version,
+            procedure,
+            cred,
+            verf,
+        })
+    }
+
+    /// Transaction, program, version and procedure of a header that begins in another way than calls do: one by one, so
+    /// that what is wrong is named.
+    #[cold]
+    fn read_numbers(r: &mut Reader<'a>) -> Result<(u32, u32, u32, u32), NotACall> {
         let xid = r.u32("xid").map_err(NotACall::Hopeless)?;
         let before = r.clone();
         match MsgType::decode(r).map_err(NotACall::Hopeless)? {
@@ -284,23 +304,7 @@ impl<'a> CallHeader<'a> {
             return Err(NotACall::Refused { xid, error });
         }
         let mut number = |what| r.u32(what).map_err(NotACall::Hopeless);
-        let (program, version, procedure) = (number("program")?, number("version")?, number("procedure")?);
-        let refused = |stat| {
-            move |_| NotACall::Refused {
-                xid,
-                error: RpcError::Auth(stat),
-            }
-        };
-        let cred = OpaqueAuth::decode(r).map_err(refused(AuthStat::AUTH_BADCRED))?;
-        let verf = OpaqueAuth::decode(r).map_err(refused(AuthStat::AUTH_BADVERF))?;
-        Ok(CallHeader {
-            xid,
-            program,
-            version,
-            procedure,
-            cred,
-            verf,
-        })
+        Ok((xid, number("program")?, number("version")?, number("procedure")?))
     }
 }
 
@@ -480,8 +484,14 @@ mod tests {
 
     #[test]
     fn a_call_header_survives_the_round_trip() {
-        let sys = AuthSys::new("web1", 33, 33, &[4, 24]);
-        let body = xdr::to_bytes(&sys);
+        let sys = AuthSys {
+            stamp: 0,
+            machine_name: "web1".into(),
+            uid: 33,
+            gid: 34,
+            gids: &[[0, 0, 0, 4], [0, 0, 0, 24]],
+        };
+        let body = auth_sys("web1", 33, 34, &[4, 24]);
         let cred = OpaqueAuth {
             flavor: AuthFlavor::AUTH_SYS,
             body: Opaque(&body),
@@ -494,9 +504,7 @@ mod tests {
 
     #[test]
     fn seventeen_groups_are_a_bad_credential() {
-        let mut w = Writer::new();
-        AuthSys::new("web1", 0, 0, &[]).encode(&mut w);
-        let mut body = w.into_bytes().to_vec();
+        let mut body = auth_sys("web1", 0, 0, &[]).to_vec();
         let at = body.len() - 4;
         body[at..].copy_from_slice(&17u32.to_be_bytes());
         body.extend([0; 17 * 4]);

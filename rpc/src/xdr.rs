@@ -112,6 +112,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `n` bytes, without padding.
+    #[inline]
     pub fn take(&mut self, what: &'static str, n: usize) -> Result<&'a [u8]> {
         match self.rest.split_at_checked(n) {
             Some((head, tail)) => {
@@ -123,6 +124,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `unsigned int` (RFC 4506, 4.2).
+    #[inline]
     pub fn u32(&mut self, what: &'static str) -> Result<u32> {
         match self.rest.split_first_chunk::<4>() {
             Some((head, tail)) => {
@@ -133,7 +135,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Several of them; `None` if there are not so many, and nothing is read then.
+    #[inline]
+    pub fn u32s<const N: usize>(&mut self) -> Option<[u32; N]> {
+        let (head, rest) = self.rest.split_at_checked(4 * N)?;
+        let words = head.as_chunks().0.first_chunk()?;
+        self.rest = rest;
+        Some(words.map(u32::from_be_bytes))
+    }
+
     /// `unsigned hyper` (RFC 4506, 4.5).
+    #[inline]
     pub fn u64(&mut self, what: &'static str) -> Result<u64> {
         match self.rest.split_first_chunk::<8>() {
             Some((head, tail)) => {
@@ -145,6 +157,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `bool` (RFC 4506, 4.4): 0 or 1, anything else is an error.
+    #[inline]
     pub fn bool(&mut self, what: &'static str) -> Result<bool> {
         let before = self.clone();
         match self.u32(what)? {
@@ -156,6 +169,7 @@ impl<'a> Reader<'a> {
 
     /// Fixed-length opaque data of `n` bytes (RFC 4506, 4.9) with its padding. The padding's value is
     /// not checked: RFC 4506 asks senders for zeros, and no receiver refuses others.
+    #[inline]
     pub fn fixed(&mut self, what: &'static str, n: usize) -> Result<&'a [u8]> {
         match n.checked_add(pad(n)).and_then(|n| self.rest.split_at_checked(n)) {
             Some((padded, tail)) => {
@@ -175,6 +189,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Variable-length opaque data or a string (RFC 4506, 4.10 and 4.11) of at most `limit` bytes.
+    #[inline]
     pub fn opaque(&mut self, what: &'static str, limit: usize) -> Result<&'a [u8]> {
         let before = self.clone();
         let len = self.u32(what)? as usize;
@@ -450,6 +465,7 @@ pub struct Opaque<'a, const MAX: usize>(pub &'a [u8]);
 pub const RECORD: usize = u32::MAX as usize;
 
 impl<'a, const MAX: usize> Decode<'a> for Opaque<'a, MAX> {
+    #[inline]
     fn decode(r: &mut Reader<'a>) -> Result<Self> {
         r.opaque("opaque data", MAX).map(Opaque)
     }
@@ -495,6 +511,7 @@ impl<const MAX: usize> fmt::Display for Opaque<'_, MAX> {
 macro_rules! primitive {
     ($($ty:ty, $method:ident, $what:literal;)*) => {$(
         impl Decode<'_> for $ty {
+            #[inline]
             fn decode(r: &mut Reader<'_>) -> Result<Self> {
                 r.$method($what)
             }
@@ -514,6 +531,7 @@ primitive! {
 }
 
 impl Decode<'_> for i32 {
+    #[inline]
     fn decode(r: &mut Reader<'_>) -> Result<Self> {
         r.u32("int").map(|v| v as i32)
     }
@@ -661,6 +679,7 @@ macro_rules! xdr_enum {
         }
 
         impl $crate::xdr::Decode<'_> for $name {
+            #[inline]
             fn decode(r: &mut $crate::xdr::Reader<'_>) -> $crate::xdr::Result<Self> {
                 r.u32(stringify!($name)).map($name)
             }
@@ -697,6 +716,7 @@ macro_rules! xdr_struct {
     };
     (@decode $name:ident { $($field:ident),* }) => {
         impl $crate::xdr::Decode<'_> for $name {
+            #[inline]
             fn decode(r: &mut $crate::xdr::Reader<'_>) -> $crate::xdr::Result<Self> {
                 $(let $field = $crate::xdr::Decode::decode(r)?;)*
                 Ok($name { $($field),* })
@@ -705,6 +725,7 @@ macro_rules! xdr_struct {
     };
     (@decode $name:ident <$lt:lifetime> { $($field:ident),* }) => {
         impl<$lt> $crate::xdr::Decode<$lt> for $name<$lt> {
+            #[inline]
             fn decode(r: &mut $crate::xdr::Reader<$lt>) -> $crate::xdr::Result<Self> {
                 $(let $field = $crate::xdr::Decode::decode(r)?;)*
                 Ok($name { $($field),* })

@@ -193,7 +193,7 @@ pub fn lock_service(data: &[u8]) {
 
 fn assert_auth_sys(sys: &AuthSys<'_>) {
     assert_eq!(xdr::from_bytes(&xdr::to_bytes(sys)), Ok(*sys));
-    assert!(sys.gids().len() <= msg::MAX_GIDS);
+    assert!(sys.gids.len() <= msg::MAX_GIDS);
     assert!(sys.machine_name.len() <= msg::MAX_MACHINE_NAME);
 }
 

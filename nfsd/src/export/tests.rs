@@ -21,7 +21,8 @@ fn squash_of(squash: Squash, caller: Caller<'_>) -> (u32, u32, Vec<u32>) {
     };
     let squashed = export(1, "/lab", 1).with_options(options).squash(&caller);
     let who = squashed.caller();
-    (who.uid, who.gid, who.groups.to_vec())
+    let groups = who.groups.iter().map(|gid| u32::from_be_bytes(*gid));
+    (who.uid, who.gid, groups.collect())
 }
 
 #[test]
@@ -29,10 +30,10 @@ fn squashing() {
     let user = Caller {
         uid: 5,
         gid: 6,
-        groups: &[0, 7],
+        groups: &[[0; 4], [0, 0, 0, 7]],
     };
     let root = Caller {
-        groups: &[0, 4],
+        groups: &[[0; 4], [0, 0, 0, 4]],
         ..Caller::ROOT
     };
     let nobody = (65534, 65534, vec![]);

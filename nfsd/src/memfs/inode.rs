@@ -8,6 +8,8 @@ use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use proto::nfs3::{Fattr3, Ftype3, NFS3_CREATEVERFSIZE, Nfsstat3, Nfstime3};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// What never changes lies outside of the lock.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Inode {
     pub(super) ino: u64,
     /// Its type.
     pub(super) ftype: Ftype3,
+    /// How often it was locked to be changed: what was seen of it at one number is so for as long as that stands.
+    changes: AtomicU64,
     state: RwLock<State>,
 }
 
@@ -98,6 +102,7 @@ impl Inode {
         Inode {
             ino: state.attr.fileid,
             ftype: state.attr.ftype,
+            changes: AtomicU64::new(0),
             state: RwLock::new(state),
         }
     }
@@ -119,6 +124,9 @@ impl Inode {
     /// To change; `NFS3ERR_STALE` if the file is gone.
     pub(super) fn write(&self) -> Result<RwLockWriteGuard<'_, State>> {
         let state = self.state.write();
+        // Nobody else has the lock, so this need not be one step.
+        self.changes
+            .store(self.changes.load(Relaxed).wrapping_add(1), Release);
         if state.attr.nlink == 0 {
             return Err(Nfsstat3::NFS3ERR_STALE);
         }
@@ -129,6 +137,28 @@ impl Inode {
     pub(super) fn attr(&self) -> Result<Fattr3> {
         self.read().map(|state| state.attr)
     }
+
+    /// Attributes that were [seen](Seen) before, or new ones: nothing that other threads look at is written to.
+    pub(super) fn attr_again(&self, seen: &mut Option<Seen>) -> Result<Fattr3> {
+        let changes = self.changes.load(Acquire);
+        if let Some(seen) = seen.filter(|seen| seen.changes == changes) {
+            return Ok(seen.attr);
+        }
+        let state = self.read()?;
+        let attr = state.attr;
+        *seen = Some(Seen {
+            changes: self.changes.load(Relaxed),
+            attr,
+        });
+        Ok(attr)
+    }
+}
+
+/// A file's attributes, and when they were seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    changes: u64,
+    attr: Fattr3,
 }
 
 /// A change of attributes or data at `now`: sets ctime and returns it.

@@ -40,7 +40,7 @@ use crate::vfs::{
 use bytes::Bytes;
 use dashmap::DashMap;
 use dir::Directory;
-use inode::{Body, Inode, State};
+use inode::{Body, Inode, Seen, State};
 use parking_lot::Mutex;
 use proto::nfs3::{
     CreateHow3, Fattr3, Ftype3, Link3Wcc, Nfsstat3, Nfstime3, Rename3Wcc, Sattr3, Specdata3, StableHow,
@@ -119,10 +119,17 @@ impl Hasher for InoHasher {
 }
 
 thread_local! {
-    /// The file whose attributes were asked for last in this thread, with the number of its store. They are asked for
-    /// more often than anything, mostly those of the same file again, and to find it costs two locks that all threads
-    /// write to. A file that is gone says so itself, and has no data any more.
-    static LATEST: RefCell<Option<(u64, Arc<Inode>)>> = const { RefCell::new(None) };
+    /// The file whose attributes were asked for last in this thread. They are asked for more often than anything,
+    /// mostly those of the same file again, and to find it and to look at it costs three locks that all threads write
+    /// to. A file that is gone says so itself, and has no data any more.
+    static LATEST: RefCell<Option<Latest>> = const { RefCell::new(None) };
+}
+
+struct Latest {
+    /// The number of its store.
+    store: u64,
+    inode: Arc<Inode>,
+    seen: Option<Seen>,
 }
 
 type Table = DashMap<u64, Arc<Inode>, BuildHasherDefault<InoHasher>>;
@@ -256,12 +263,16 @@ impl Vfs for MemFs {
 
     fn getattr(&self, _: &Cx<'_>, file: &FileKey) -> Result<Fattr3> {
         let ino = self.ino(file)?;
-        LATEST.with_borrow_mut(|latest| match latest {
-            Some((store, inode)) if *store == self.number && inode.ino == ino => inode.attr(),
-            _ => {
-                let (_, inode) = latest.insert((self.number, self.by_ino(ino)?));
-                inode.attr()
-            }
+        LATEST.with_borrow_mut(|latest| {
+            let known = match latest {
+                Some(known) if known.store == self.number && known.inode.ino == ino => known,
+                _ => latest.insert(Latest {
+                    store: self.number,
+                    inode: self.by_ino(ino)?,
+                    seen: None,
+                }),
+            };
+            known.inode.attr_again(&mut known.seen)
         })
     }
 

@@ -31,7 +31,7 @@ fn user(uid: u32, gid: u32) -> Caller<'static> {
     Caller {
         uid,
         gid,
-        groups: &[77, 78],
+        groups: &[[0, 0, 0, 77], [0, 0, 0, 78]],
     }
 }
 

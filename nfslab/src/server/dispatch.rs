@@ -22,7 +22,6 @@ use rpc::msg::{self, CallHeader, Credential, NotACall, RpcError, Transport};
 use rpc::server::{Flow, Message, Origin};
 use rpc::xdr::{self, Reader, Writer};
 use std::borrow::Cow;
-use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -48,8 +47,8 @@ pub struct Incoming<'a> {
     pub message: Message<'a>,
     /// Its arguments, the message's end.
     pub args: &'a [u8],
-    /// What it asks of the lock service, once somebody has looked: [`asked`](Self::asked).
-    asked: OnceCell<Result<Decoded<'a>, Refusal>>,
+    /// What it asks of the lock service, if it is that which is called.
+    asked: Result<Decoded<'a>, Refusal>,
     /// When it arrived, on the server's clock.
     pub received: Duration,
     /// To be kept by whoever answers later, and told the answer, if copies of this call are not to be executed.
@@ -59,13 +58,38 @@ pub struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
-    /// Its arguments as those of a call to the lock service. They are read once.
+    #[inline]
+    fn new(
+        service: Service,
+        origin: &'a Arc<Origin>,
+        (header, credential): (CallHeader<'a>, Credential<'a>),
+        message: Message<'a>,
+        args: &'a [u8],
+        received: Duration,
+    ) -> Self {
+        Incoming {
+            origin,
+            header,
+            credential,
+            message,
+            args,
+            // Here and not when somebody asks, as nearly always somebody does.
+            asked: match service {
+                Service::Lockd => locks::decode(header.version, header.procedure, args),
+                _ => Err(Refusal(RpcError::ProcUnavail)),
+            },
+            received,
+            underway: None,
+            planned: None,
+        }
+    }
+
+    /// Its arguments as those of a call to the lock service.
     ///
     /// # Errors
     /// The refusal of a call that has none.
     pub fn asked(&self) -> Result<&Decoded<'a>, Refusal> {
-        let read = || locks::decode(self.header.version, self.header.procedure, self.args);
-        self.asked.get_or_init(read).as_ref().map_err(|refusal| *refusal)
+        self.asked.as_ref().map_err(|refusal| *refusal)
     }
 }
 
@@ -106,6 +130,7 @@ impl Door {
 
     /// Handles a call, but not twice what must not be done twice. The reply, if there is one already, is in `out`
     /// with its header, as it is to be sent.
+    #[inline]
     pub(super) fn answer(&self, call: &mut Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let (repeated, peer) = (&self.node.repeated, call.origin.peer.ip());
         match repeated.due(self.service, peer, &call.header, call.args) {
@@ -128,6 +153,7 @@ impl Door {
     }
 
     /// The same for a call of which the duplicate request cache knows.
+    #[inline]
     pub(super) fn carry_on(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let mark = out.mark();
         let status = match self.before_execution(call, out) {
@@ -201,7 +227,7 @@ impl Door {
         self.node.tasks.spawn_blocking(move || {
             let mut out = Writer::new();
             // It was read once before, so this cannot fail.
-            if let Some(mut call) = reread(&origin, &message, received) {
+            if let Some(mut call) = reread(door.service, &origin, &message, received) {
                 call.planned = planned;
                 door.answer(&mut call, &mut out);
                 if !out.is_empty() {
@@ -283,17 +309,8 @@ impl rpc::server::Service for Door {
             Ok(credential) => credential,
             Err(stat) => return refuse(header.xid, RpcError::Auth(stat), out),
         };
-        let mut call = Incoming {
-            origin,
-            header,
-            credential,
-            message,
-            args: reader.rest(),
-            asked: OnceCell::new(),
-            received: node.clock.at(arrived),
-            underway: None,
-            planned: None,
-        };
+        let (who, args, received) = ((header, credential), reader.rest(), node.clock.at(arrived));
+        let mut call = Incoming::new(self.service, origin, who, message, args, received);
         let log = Logged::new(self.service, node, &call);
         self.plan(&mut call, log.is_some());
         let comment = call.planned.as_ref().map(|planned| planned.comment());
@@ -328,6 +345,14 @@ impl rpc::server::Service for Door {
         Flow::Continue
     }
 
+    fn together(&self, work: &mut dyn FnMut()) {
+        let node = &self.node;
+        // Not where a call may wait for a disk meanwhile, and with it everybody who asks for the locks.
+        let keep = self.service == Service::Lockd && !node.exports.may_wait();
+        let _locks = keep.then(|| node.locks.keep());
+        work();
+    }
+
     fn connected(&self) {
         self.node.calls.connected(self.service);
     }
@@ -339,6 +364,7 @@ impl rpc::server::Service for Door {
 
 /// A call from its message; none if it is not one.
 pub(super) fn reread<'a>(
+    service: Service,
     origin: &'a Arc<Origin>,
     message: &'a Bytes,
     received: Duration,
@@ -346,17 +372,15 @@ pub(super) fn reread<'a>(
     let mut reader = Reader::new(message);
     let header = CallHeader::read(&mut reader).ok()?;
     let credential = Credential::parse(&header.cred).ok()?;
-    Some(Incoming {
+    let (who, args) = ((header, credential), reader.rest());
+    Some(Incoming::new(
+        service,
         origin,
-        header,
-        credential,
-        message: message.into(),
-        args: reader.rest(),
-        asked: OnceCell::new(),
+        who,
+        message.into(),
+        args,
         received,
-        underway: None,
-        planned: None,
-    })
+    ))
 }
 
 impl Node {
@@ -415,7 +439,7 @@ pub(super) fn caller<'a>(call: &'a Incoming<'_>) -> Caller<'a> {
         Credential::Sys(sys) => Caller {
             uid: sys.uid,
             gid: sys.gid,
-            groups: sys.gids(),
+            groups: sys.gids,
         },
     }
 }

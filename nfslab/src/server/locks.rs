@@ -26,13 +26,14 @@ use nlm::request::{Call, CallId, Callback, PeerSelector, Reply, Request};
 use nlm::service::{FileCheck, IsFile, LockSelector, LockService, Lockd, NotLeaked};
 use nlm::table::{Cursor, Fh};
 use nlm::upcall::Statd;
-use parking_lot::Mutex;
+use parking_lot::ReentrantMutex;
 use proto::nfs3::Nfsstat3;
 use proto::nlm::{Nlm4Stat, NlmProc};
 use rpc::msg::{self, RpcError, Transport};
 use rpc::server::Origin;
 use rpc::xdr::Writer;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -48,7 +49,8 @@ const ANSWERS_UNDER_WAY: usize = 1024;
 
 /// The lock service and the way to its clients.
 pub struct Locks {
-    state: Mutex<State>,
+    /// Who has it may lock it once more, as each call does when [several](Self::keep) are handled.
+    state: ReentrantMutex<RefCell<State>>,
     /// Something changed that the timer should know of.
     changed: Notify,
     callbacks: Callbacks,
@@ -109,7 +111,7 @@ impl Locks {
             copies: BTreeMap::new(),
         };
         Locks {
-            state: Mutex::new(state),
+            state: ReentrantMutex::new(RefCell::new(state)),
             changed: Notify::new(),
             callbacks,
             answers: Arc::new(Semaphore::new(ANSWERS_UNDER_WAY)),
@@ -123,7 +125,8 @@ impl Locks {
     /// The RPC refusal that it deserves.
     pub fn call(&self, node: &Node, call: &Incoming<'_>, out: &mut Writer) -> Result<Answer, Refusal> {
         let (procedure, origin) = (call.header.procedure, call.origin);
-        let Decoded { cookie, request, way } = *call.asked()?;
+        let Decoded { cookie, request, way } = call.asked()?;
+        let (cookie, way) = (*cookie, *way);
         if matches!(request, Request::SmNotify(_)) && !from_our_monitor(origin.peer) {
             return Err(Refusal(RpcError::SystemErr));
         }
@@ -132,7 +135,8 @@ impl Locks {
             let caller = dispatch::caller(call);
             request.fh().map(|fh| (fh, node.exports.lockable(&caller, fh)))
         };
-        // The file is looked at before the table is locked; not for an UNLOCK, which seldom has to know it.
+        // The file is looked at before the table is locked; not for an UNLOCK, which has to know it only if there are no
+        // locks on it, or if it waits for its turn.
         let is_unlock = matches!(request, Request::Unlock(_));
         let found = if is_unlock { None } else { find() };
         // A call for which nothing is planned has not waited.
@@ -148,20 +152,19 @@ impl Locks {
             from,
             way,
             cookie: cookie.to_vec(),
-            about: view::about(node, &request),
+            about: view::about(node, request),
             received: call.received,
             underway: call.underway.clone(),
             planned: call.planned.clone(),
         };
         let answer = self.change_state(node, |state| {
-            let has_locks = |fh| state.service.has_locks(fh);
-            let found = match is_unlock && !request.fh().is_some_and(has_locks) {
+            let found = match is_unlock && !state.service.executes_at_once() {
                 true => find(),
                 false => found,
             };
             let permitted = found.is_none_or(|(_, lockable)| lockable.permitted);
-            let known = |fh: &[u8], kind| match found {
-                Some((its, lockable)) if its == fh => file_check(lockable.file),
+            let known = |fh: &[u8], kind| match found.or_else(|| is_unlock.then(find).flatten()) {
+                Some((its, lockable)) if its == fh => file_check(lockable.check()),
                 _ => files(node)(fh, kind),
             };
             state.last_call += 1;
@@ -186,7 +189,13 @@ impl Locks {
     }
 
     fn look<T>(&self, at: impl FnOnce(&State) -> T) -> T {
-        at(&self.state.lock())
+        at(&self.state.lock().borrow())
+    }
+
+    /// Until this is dropped, only this thread gets at the locks: for several calls that came at once, of which each
+    /// would have to lock and unlock them for itself.
+    pub fn keep(&self) -> impl Sized {
+        self.state.lock()
     }
 
     fn change<T>(&self, node: &Node, work: impl FnOnce(&mut LockService, &mut Effects) -> T) -> T {
@@ -195,7 +204,8 @@ impl Locks {
 
     /// Changes something and carries out what the service wants then, and whatever follows from that.
     fn change_state<T>(&self, node: &Node, work: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.state.lock();
+        let locked = self.state.lock();
+        let mut state = locked.borrow_mut();
         let done = work(&mut state);
         while !state.fx.is_empty() {
             let mut fx = std::mem::take(&mut state.fx);

@@ -163,7 +163,11 @@ impl<'a> Look for Live<'_, 'a> {
     }
 
     fn path(&self) -> Option<&str> {
-        self.path.get_or_init(|| self.find_path()).as_deref()
+        if self.path.get().is_none() {
+            // Not in `get_or_init`, which takes what it is given for code that seldom runs.
+            let _ = self.path.set(self.find_path());
+        }
+        self.path.get()?.as_deref()
     }
 
     fn bytes(&self) -> Option<(u64, u64)> {

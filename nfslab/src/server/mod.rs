@@ -83,7 +83,7 @@ pub struct Node {
     /// How many calls came and were answered.
     pub(crate) calls: Calls,
     me: Weak<Node>,
-    faults: ArcSwap<Faults>,
+    faults: Arc<ArcSwap<Faults>>,
     /// For every hashed choice.
     seed: u64,
     gates: Gates,
@@ -168,7 +168,7 @@ impl Node {
         let instance = (verifier >> 20) as u32;
         let node = Arc::new_cyclic(|me| Node {
             me: me.clone(),
-            faults: ArcSwap::from_pointee(Faults {
+            faults: Arc::new(ArcSwap::from_pointee(Faults {
                 conditions: config.conditions,
                 rules: Arc::new(Active::new(
                     config.rules.clone(),
@@ -177,7 +177,7 @@ impl Node {
                     config.replay.clone().map(Replay::new),
                 )),
                 ..Faults::default()
-            }),
+            })),
             seed: config.seed,
             gates: Gates::default(),
             journal,

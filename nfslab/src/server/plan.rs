@@ -17,15 +17,17 @@ use super::repeated::Underway;
 use super::{Node, Service};
 use crate::events::{Event, What};
 use crate::metrics::Slot;
+use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
 use faults::action::{Field, Set};
 use faults::names::Status;
 use faults::pattern::Pattern;
-use faults::{Action, Decision, Facts, Look, Plan, Point};
+use faults::{Action, Decision, Facts, Faults, Look, Plan, Point};
 use rpc::msg;
 use rpc::server::{Message, Origin};
 use rpc::xdr::{Mark, Writer};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -329,6 +331,7 @@ impl Door {
     }
 
     /// What is planned for a call that is about to be executed.
+    #[inline]
     pub(super) fn before_execution(&self, call: &Incoming<'_>, out: &mut Writer) -> Arrived {
         match &call.planned {
             Some(planned) if planned.is_at(Point::BeforeExecute) => self.instead(call, planned, out),
@@ -395,7 +398,7 @@ impl Door {
         let (node, service) = (self.node.clone(), self.service);
         let go_on = move || {
             // It was read once before, so this cannot fail.
-            let Some(mut call) = reread(&origin, &planned.message, received) else {
+            let Some(mut call) = reread(service, &origin, &planned.message, received) else {
                 return;
             };
             call.underway = underway;
@@ -432,6 +435,7 @@ impl Door {
 impl Node {
     /// What comes between a handler and the socket: plans for the reply, and the duplicate request cache. What is to be
     /// sent now is in `out` since `mark` afterwards.
+    #[inline]
     pub(super) fn finish(
         self: &Arc<Self>,
         origin: &Arc<Origin>,
@@ -467,9 +471,8 @@ impl Node {
 
     /// Asks what is to be done to a call, writes the decisions down, and tells of it. None: no rule means it, and its
     /// service is well.
-    pub(super) fn decide(&self, now: Duration, call: &dyn Look) -> Option<Decision> {
-        let faults = self.faults.load();
-        let mut decision = faults.decide(now, call, || self.locks.table(now))?;
+    pub(super) fn decide(&self, now: Duration, call: &dyn Look) -> Option<Box<Decision>> {
+        let mut decision = self.with_faults(|faults| faults.decide(now, call, || self.locks.table(now)))?;
         self.journal.write(std::mem::take(&mut decision.entries));
         if let Some(differs) = decision.differs.take() {
             let (rule, text) = (differs.rule.clone(), differs.to_string());
@@ -488,6 +491,19 @@ impl Node {
             });
         }
         Some(decision)
+    }
+
+    /// Looks at the faults in force as each call does: this thread knows those that it saw last, and looks whether
+    /// others have come without writing to memory that other threads read.
+    fn with_faults<T>(&self, look: impl FnOnce(&Faults) -> T) -> T {
+        type Known = Cache<Arc<ArcSwap<Faults>>, Arc<Faults>>;
+        thread_local! {
+            static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
+        }
+        KNOWN.with_borrow_mut(|known| match known {
+            Some(known) if std::ptr::eq(known.arc_swap(), &*self.faults) => look(known.load()),
+            _ => look(known.insert(Cache::new(self.faults.clone())).load()),
+        })
     }
 
     /// Asks what is to be done to a callback and waits as long as that says. None: it is lost on the way.

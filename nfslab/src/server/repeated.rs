@@ -17,7 +17,6 @@ use proto::nsm::SmProc;
 use proto::portmap::PmapProc;
 use rpc::drc::{Cache, Key, Seen, Ticket};
 use rpc::msg::CallHeader;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -123,7 +122,8 @@ fn changes(service: Service, procedure: u32) -> bool {
 /// The caches of those programs that have one.
 #[derive(Debug)]
 pub struct Repeated {
-    caches: BTreeMap<Service, Mutex<Cache>>,
+    /// In the order of [`Service::ALL`].
+    caches: [Option<Mutex<Cache>>; Service::ALL.len()],
 }
 
 /// What to do about a call.
@@ -141,13 +141,17 @@ pub enum Due {
 impl Repeated {
     /// Empty caches.
     pub fn new(drc: &Drc) -> Repeated {
-        let cache = |service: &Service| (*service, Mutex::default());
         Repeated {
-            caches: drc.0.iter().map(cache).collect(),
+            caches: Service::ALL.map(|service| drc.0.contains(&service).then(Mutex::default)),
         }
     }
 
+    fn cache(&self, service: Service) -> Option<&Mutex<Cache>> {
+        self.caches.get(service.index())?.as_ref()
+    }
+
     /// What to do about a call, which counts as being executed from now on if it is to be.
+    #[inline]
     pub fn due(
         self: &Arc<Self>,
         service: Service,
@@ -155,10 +159,20 @@ impl Repeated {
         header: &CallHeader<'_>,
         args: &[u8],
     ) -> Due {
-        let cache = self.caches.get(&service);
-        let Some(cache) = cache.filter(|_| changes(service, header.procedure)) else {
-            return Due::Execute;
-        };
+        match self.cache(service).filter(|_| changes(service, header.procedure)) {
+            Some(cache) => self.look_up(cache, service, peer, header, args),
+            None => Due::Execute,
+        }
+    }
+
+    fn look_up(
+        self: &Arc<Self>,
+        cache: &Mutex<Cache>,
+        service: Service,
+        peer: IpAddr,
+        header: &CallHeader<'_>,
+        args: &[u8],
+    ) -> Due {
         let key = Key::new(peer, header, args);
         let seen = cache.lock().look_up(key);
         match seen {
@@ -175,14 +189,14 @@ impl Repeated {
 
     /// Forgets what one program has answered, as its end does.
     pub fn clear(&self, service: Service) {
-        if let Some(cache) = self.caches.get(&service) {
+        if let Some(cache) = self.cache(service) {
             cache.lock().clear();
         }
     }
 
     /// Forgets everything.
     pub fn clear_all(&self) {
-        for cache in self.caches.values() {
+        for cache in self.caches.iter().flatten() {
             cache.lock().clear();
         }
     }
@@ -201,7 +215,7 @@ pub struct Underway {
 impl Underway {
     /// The call was answered with this message.
     pub fn answered(&self, reply: Bytes) {
-        if let Some(cache) = self.repeated.caches.get(&self.service) {
+        if let Some(cache) = self.repeated.cache(self.service) {
             cache.lock().answered(&self.key, self.ticket, reply);
         }
     }
@@ -209,7 +223,7 @@ impl Underway {
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        if let Some(cache) = self.repeated.caches.get(&self.service) {
+        if let Some(cache) = self.repeated.cache(self.service) {
             cache.lock().abandon(&self.key, self.ticket);
         }
     }

@@ -181,11 +181,14 @@ impl LockService {
         });
         true
     }
+
+    /// Whether there are none of these faults.
+    pub(super) fn has_no_faults(&self) -> bool {
+        self.orphans_end.is_empty() && self.double_grants.is_empty()
+    }
+
     /// When the next of these faults is over, if nothing else happens.
     pub(super) fn next_fault_ends(&self) -> Option<Now> {
-        if self.orphans_end.is_empty() && self.double_grants.is_empty() {
-            return None;
-        }
         let orphan = self.orphans_end.first().map(|(end, _)| *end);
         let double_grant = self.double_grants.values().filter_map(|due| due.until);
         orphan.into_iter().chain(double_grant).min()

@@ -384,10 +384,11 @@ impl LockService {
             return refused(Nlm4Stat::NLM4_DENIED_GRACE_PERIOD);
         }
         let range = range_of(lock)?;
-        let fh = match Fh::new(lock.fh.0) {
+        let known = Fh::new(lock.fh.0).and_then(|fh| Some((fh, self.table.file(fh)?)));
+        let (fh, file) = match known {
             // The file was looked at when its locks were taken: lockd has it open.
-            Some(fh) if self.table.has_locks(fh) => fh,
-            _ => self.file_of(lock, Kind::Shared, files)?,
+            Some((fh, file)) => (fh, Some(file)),
+            None => (self.file_of(lock, Kind::Shared, files)?, None),
         };
         let Some(owner) = self.owner_of(from, lock) else {
             return Ok(Nlm4Stat::NLM4_GRANTED);
@@ -404,14 +405,31 @@ impl LockService {
                 }
             }
         }
-        self.give_back(now, owner, fh, range, fx);
+        if let Some(file) = file {
+            let change = self.table.unset_at(file, owner, range);
+            self.gave_back(now, owner, fh, range, change, fx);
+        }
         self.owners.forget_if_idle(owner);
-        self.left_queue(now, fh.into(), range, fx);
+        if !self.waiters.is_empty() {
+            self.left_queue(now, fh.into(), range, fx);
+        }
         Ok(Nlm4Stat::NLM4_GRANTED)
     }
 
     pub(super) fn give_back(&mut self, now: Now, owner: OwnerId, fh: Fh<'_>, range: Range, fx: &mut Effects) {
         let change = self.table.unset(fh, owner, range);
+        self.gave_back(now, owner, fh, range, change, fx);
+    }
+
+    fn gave_back(
+        &mut self,
+        now: Now,
+        owner: OwnerId,
+        fh: Fh<'_>,
+        range: Range,
+        change: Change,
+        fx: &mut Effects,
+    ) {
         self.account(owner, change);
         if change.freed && !self.waiters.is_empty() {
             self.retry(now, fh.into(), range, fx);
@@ -484,7 +502,7 @@ impl LockService {
     /// The host of a LOCK. If there is no room, those who have nothing here are forgotten.
     pub(super) fn host_for(&mut self, from: &HostKey, name: &[u8]) -> Done<HostId> {
         // Linux looks at the name only of a host that it does not know.
-        if name.contains(&b'/') && self.hosts.find(from).is_none() {
+        if self.hosts.find(from).is_none() && name.contains(&b'/') {
             return refused(Nlm4Stat::NLM4_DENIED_NOLOCKS);
         }
         if let Some(host) = self.hosts.find_or_add(from, name) {

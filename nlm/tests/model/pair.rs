@@ -337,7 +337,7 @@ impl Pair {
             id,
             from: host(peer),
             permitted: true,
-            request,
+            request: &request,
         };
         if let Some(reply) = self.service.call(self.now, call, &files, &mut self.fx) {
             self.replies.insert(id.0, reply);

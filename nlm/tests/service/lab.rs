@@ -229,7 +229,7 @@ impl Lab {
         let call = Call {
             id,
             from,
-            request,
+            request: &request,
             permitted: self.permitted,
         };
         let reply = self.service.call(self.now, call, &files, &mut self.fx);

@@ -365,7 +365,7 @@ fn the_queue_has_an_end() {
         let call = nfslab_nlm::request::Call {
             id: nfslab_nlm::request::CallId(n),
             from: asker(2, 1).host(),
-            request: Request::Null,
+            request: &Request::Null,
             permitted: true,
         };
         assert_eq!(lab.service.call(Duration::ZERO, call, &files, &mut fx), None);

@@ -139,7 +139,7 @@ impl Table {
         let call = Call {
             id: CallId(self.calls),
             from: asker(2, 0).host(),
-            request,
+            request: &request,
             permitted: true,
         };
         let files = |_: &[u8], _: Kind| FileCheck::Ok;

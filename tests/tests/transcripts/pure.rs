@@ -107,7 +107,7 @@ impl Pure {
             id,
             from,
             permitted: true,
-            request,
+            request: &request,
         };
         if let Some(reply) = self.service.call(self.now, call, &files, &mut self.fx) {
             self.replies.insert(id.0, reply);

@@ -71,7 +71,7 @@ struct Lab {
 const USER: Caller<'static> = Caller {
     uid: 1000,
     gid: 100,
-    groups: &[200],
+    groups: &[200u32.to_be_bytes()],
 };
 const OTHER: Caller<'static> = Caller {
     uid: 1001,

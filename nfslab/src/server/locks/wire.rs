@@ -52,6 +52,7 @@ fn twin(procedure: u32) -> (NlmProc, Way) {
 }
 
 /// Reads arguments that are wider in version 4.
+#[inline(always)]
 fn wide<'a, Wide, Narrow>(version: u32, r: &mut Reader<'a>) -> xdr::Result<Wide>
 where
     Wide: Decode<'a> + From<Narrow>,
@@ -68,37 +69,43 @@ where
 ///
 /// # Errors
 /// PROC_UNAVAIL and GARBAGE_ARGS.
-pub fn decode(version: u32, procedure: u32, args: &[u8]) -> Result<Decoded<'_>, Refusal> {
+pub fn decode<'a>(version: u32, procedure: u32, args: &'a [u8]) -> Result<Decoded<'a>, Refusal> {
     if version == V1 && procedure > NlmProc::NLM_SM_NOTIFY.0 {
         return Err(Refusal(RpcError::ProcUnavail));
     }
     let r = &mut Reader::new(args);
     let (twin, way) = twin(procedure);
-    let (cookie, request) = match twin {
-        NlmProc::NLM_NULL => (Netobj::default(), Request::Null),
+    // Each arm makes the whole of it: what is made first and put together later is copied, for every call.
+    let decoded = |cookie: Netobj<'a>, request| Decoded {
+        cookie: cookie.0,
+        request,
+        way,
+    };
+    Ok(match twin {
+        NlmProc::NLM_NULL => decoded(Netobj::default(), Request::Null),
         NlmProc::NLM_TEST => {
             let args = wide::<wire::TestArgs<'_>, v3::TestArgs<'_>>(version, r)?;
-            (args.cookie, Request::Test(args))
+            decoded(args.cookie, Request::Test(args))
         }
         NlmProc::NLM_LOCK => {
             let args = wide::<wire::LockArgs<'_>, v3::LockArgs<'_>>(version, r)?;
-            (args.cookie, Request::Lock(args))
+            decoded(args.cookie, Request::Lock(args))
         }
         NlmProc::NLM_NM_LOCK => {
             let args = wide::<wire::LockArgs<'_>, v3::LockArgs<'_>>(version, r)?;
-            (args.cookie, Request::NmLock(args))
+            decoded(args.cookie, Request::NmLock(args))
         }
         NlmProc::NLM_CANCEL => {
             let args = wide::<wire::CancelArgs<'_>, v3::CancelArgs<'_>>(version, r)?;
-            (args.cookie, Request::Cancel(args))
+            decoded(args.cookie, Request::Cancel(args))
         }
         NlmProc::NLM_UNLOCK => {
             let args = wide::<wire::UnlockArgs<'_>, v3::UnlockArgs<'_>>(version, r)?;
-            (args.cookie, Request::Unlock(args))
+            decoded(args.cookie, Request::Unlock(args))
         }
         NlmProc::NLM_GRANTED => {
             let args = wide::<wire::TestArgs<'_>, v3::TestArgs<'_>>(version, r)?;
-            (args.cookie, Request::Granted)
+            decoded(args.cookie, Request::Granted)
         }
         NlmProc::NLM_SHARE | NlmProc::NLM_UNSHARE => {
             let args = wire::ShareArgs::decode(r)?;
@@ -108,14 +115,9 @@ pub fn decode(version: u32, procedure: u32, args: &[u8]) -> Result<Decoded<'_>, 
             } else {
                 Request::Share
             };
-            (args.cookie, request(args))
+            decoded(args.cookie, request(args))
         }
-        _ => (Netobj::default(), decode_void(version, twin, r)?),
-    };
-    Ok(Decoded {
-        cookie: cookie.0,
-        request,
-        way,
+        _ => decoded(Netobj::default(), decode_void(version, twin, r)?),
     })
 }
 
