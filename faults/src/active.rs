@@ -172,10 +172,12 @@ impl Active {
         if self.rules.is_empty() {
             return None;
         }
+        let found = self.index.find(call);
+        if found.is_empty() {
+            return None;
+        }
         let rule = |n: u32| Some((n, self.rules.get(n as usize)?));
-        let meant: Vec<(u32, &Rule)> = self
-            .index
-            .find(call)
+        let meant: Vec<(u32, &Rule)> = found
             .into_iter()
             .filter_map(rule)
             .filter(|(_, rule)| rule.calls.check(call).is_ok())

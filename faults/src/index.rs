@@ -57,8 +57,12 @@ impl Bucket {
         if self.len == 0 {
             return;
         }
-        found.extend(&self.rest);
-        let mut add = |numbers: Option<&Vec<Number>>| found.extend(numbers.into_iter().flatten());
+        found.extend_from_slice(&self.rest);
+        let mut add = |numbers: Option<&Vec<Number>>| {
+            if let Some(numbers) = numbers {
+                found.extend_from_slice(numbers);
+            }
+        };
         if !self.peers.is_empty() {
             add(self.peers.get(&exchange.peer.ip().to_canonical()));
         }
@@ -68,8 +72,12 @@ impl Bucket {
         if !(self.owners.is_empty() && self.callers.is_empty())
             && let Some(lock) = call.lock()
         {
-            add(lock.svid.and_then(|svid| self.owners.get(&svid)));
-            add(self.callers.get(lock.caller));
+            if !self.owners.is_empty() {
+                add(lock.svid.and_then(|svid| self.owners.get(&svid)));
+            }
+            if !self.callers.is_empty() {
+                add(self.callers.get(lock.caller));
+            }
         }
         if !self.handles.is_empty() {
             add(call.handle().and_then(|handle| self.handles.get(&hex(handle))));
@@ -158,6 +166,9 @@ impl Index {
         if let Some(Some(program)) = way.programs.get(ex.service.index()) {
             program.all.find(&ex, call, &mut found);
             program.place(ex.procedure).find(&ex, call, &mut found);
+        }
+        if found.len() < 2 {
+            return found;
         }
         found.sort_unstable();
         // One that names a number beyond those that have a place may stand there twice.

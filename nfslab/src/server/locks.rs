@@ -2,7 +2,8 @@
 //! needed to answer later, and carries out the effects.
 //!
 //! One mutex holds the service together with the calls that it has put off. Effects are carried out under
-//! it, in the order in which they came; what takes time (a callback) becomes a task.
+//! it, in the order in which they came; what takes time (a callback) becomes a task. Calls that came at once have it
+//! together ([`Locks::keep`]): who has it may lock it once more, which costs next to nothing.
 
 mod view;
 mod wire;
@@ -135,7 +136,7 @@ impl Locks {
             let caller = dispatch::caller(call);
             request.fh().map(|fh| (fh, node.exports.lockable(&caller, fh)))
         };
-        // The file is looked at before the table is locked; not for an UNLOCK, which has to know it only if there are no
+        // The file is looked at before the table is looked into; not for an UNLOCK, which has to know it only if there are no
         // locks on it, or if it waits for its turn.
         let is_unlock = matches!(request, Request::Unlock(_));
         let found = if is_unlock { None } else { find() };
