@@ -352,9 +352,9 @@ proptest::proptest! {
         }
     }
 
-    /// Long locks over short ones, in trees of several levels: what is in the way is found, and nothing else.
+    /// Long locks over short ones, in trees of more than one node: what is in the way is found, and nothing else.
     #[test]
-    fn a_deep_tree_of_short_and_long_locks_answers_as_a_list_does(
+    fn a_tree_of_short_and_long_locks_answers_as_a_list_does(
         steps in proptest::collection::vec((0..400_u32, 0..3000_u64, length(), proptest::bool::weighted(0.7), 0..4), 1..900),
     ) {
         let mut table = LockTable::new();

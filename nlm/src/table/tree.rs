@@ -18,7 +18,7 @@
 //!
 //! A node also knows a bound on how wide its things are ([`Row::widest`]), so that it need not be looked at thing by
 //! thing: whatever begins farther to the left of a range than the widest is wide cannot reach it. Where all locks are
-//! short, as most are, two binary searches leave one or two.
+//! short, as most are, a binary search and a step to either side find all.
 //!
 //! The idea is the interval tree of Cormen, Leiserson, Rivest and Stein, *Introduction to Algorithms*,
 //! section 14.3 in the third edition, on wide nodes and with owners.
@@ -29,9 +29,9 @@ use crate::range::{Kind, Range};
 use std::ops::{self, ControlFlow};
 
 /// Locks in a leaf.
-const LEAF_CAP: usize = 32;
+const LEAF_CAP: usize = 64;
 /// Branches in an inner node.
-const INNER_CAP: usize = 24;
+const INNER_CAP: usize = 64;
 /// A node with fewer is joined with a neighbour if the two together leave room to grow.
 const fn is_sparse(len: usize, cap: usize) -> bool {
     len < cap / 4
@@ -331,11 +331,11 @@ impl Forest {
     }
 
     /// The root, after something was inserted and perhaps a part was split off.
-    fn grown(&mut self, root: NodeId, split_off: Option<Branch>) -> NodeId {
+    fn grown(&mut self, root: NodeId, split_off: Option<NodeId>) -> NodeId {
         let Some(right) = split_off else {
             return root;
         };
-        let left = self.branch(root);
+        let (left, right) = (self.branch(root), self.branch(right));
         self.nodes.insert(Node::Inner(Row::of(vec![left, right])))
     }
 
@@ -346,12 +346,11 @@ impl Forest {
         at: NodeId,
         entry: Entry,
         wanted: Option<&Wanted>,
-    ) -> Result<Option<Branch>, InTheWay> {
+    ) -> Result<Option<NodeId>, InTheWay> {
+        let place = rank(entry.key());
         let (index, child) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
-                let index = entries
-                    .items
-                    .partition_point(|e| rank(e.key()) < rank(entry.key()));
+                let index = entries.items.partition_point(|e| rank(e.key()) < place);
                 if let Some(wanted) = wanted {
                     let near = entries.items.get(entries.around(index, wanted.range));
                     if near.unwrap_or_default().iter().any(|e| wanted.conflicts(e)) {
@@ -359,13 +358,11 @@ impl Forest {
                     }
                 }
                 let tail = entries.insert_or_split(index, entry, LEAF_CAP);
-                return Ok(tail.map(|tail| self.add_node(Node::Leaf(tail))));
+                return Ok(tail.map(|tail| self.nodes.insert(Node::Leaf(tail))));
             }
             Node::Inner(branches) => {
-                let index = branches
-                    .items
-                    .partition_point(|b| rank(b.first) <= rank(entry.key()))
-                    .saturating_sub(1);
+                let after = branches.items.partition_point(|b| rank(b.first) <= place);
+                let index = after.saturating_sub(1);
                 let Some(child) = branches.items.get(index).map(|branch| branch.node) else {
                     return Ok(None);
                 };
@@ -378,21 +375,23 @@ impl Forest {
             return Err(InTheWay);
         }
         let split_off = self.insert_below(child, entry, wanted)?;
-        let left = split_off.map(|_| self.branch(child));
+        let Some(right) = split_off else {
+            let branches = self.branches_mut(at);
+            if let Some(branch) = branches.items.get_mut(index) {
+                branch.first = branch.first.min(entry.key());
+                branch.reach.add(&entry);
+                let width = branch.width();
+                branches.grew(width);
+            }
+            return Ok(None);
+        };
+        let (left, right) = (self.branch(child), self.branch(right));
         let branches = self.branches_mut(at);
         if let Some(branch) = branches.items.get_mut(index) {
-            match left {
-                Some(left) => *branch = left,
-                None => {
-                    branch.first = branch.first.min(entry.key());
-                    branch.reach.add(&entry);
-                    let width = branch.width();
-                    branches.grew(width);
-                }
-            }
+            *branch = left;
         }
-        let tail = split_off.and_then(|right| branches.insert_or_split(index + 1, right, INNER_CAP));
-        Ok(tail.map(|tail| self.add_node(Node::Inner(tail))))
+        let tail = branches.insert_or_split(index + 1, right, INNER_CAP);
+        Ok(tail.map(|tail| self.nodes.insert(Node::Inner(tail))))
     }
 
     /// Whether there is a conflict below a branch of `at` other than that at `index`.
@@ -412,11 +411,6 @@ impl Forest {
                         .is_break()
             })
         })
-    }
-
-    fn add_node(&mut self, node: Node) -> Branch {
-        let id = self.nodes.insert(node);
-        self.branch(id)
     }
 
     /// The branch that leads to `node`, computed from what is there.
@@ -493,10 +487,11 @@ impl Forest {
     }
 
     fn remove_below(&mut self, at: NodeId, key: Key) -> Option<Entry> {
+        let place = rank(key);
         let (index, child) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
                 let entries = &mut entries.items;
-                let index = entries.partition_point(|e| rank(e.key()) < rank(key));
+                let index = entries.partition_point(|e| rank(e.key()) < place);
                 return entries
                     .get(index)
                     .is_some_and(|e| e.key() == key)
@@ -504,9 +499,8 @@ impl Forest {
             }
             Node::Inner(branches) => {
                 let branches = &branches.items;
-                let index = branches
-                    .partition_point(|b| rank(b.first) <= rank(key))
-                    .checked_sub(1)?;
+                let after = branches.partition_point(|b| rank(b.first) <= place);
+                let index = after.checked_sub(1)?;
                 (index, branches.get(index)?.node)
             }
         };
