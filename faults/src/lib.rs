@@ -58,14 +58,9 @@ impl Faults {
         call: &dyn Look,
         table: impl FnOnce() -> Table,
     ) -> Option<Box<Decision>> {
-        let condition = self.conditions.get(call.service());
-        if self.rules.rules().is_empty() && condition == Condition::Ok {
-            return None;
-        }
         let mut decision = self.rules.decide(now, call, table);
         let plan = decision.as_ref().and_then(|decision| decision.plan.as_ref());
         if plan.is_none()
-            && condition != Condition::Ok
             && let Some(plan) = self.condition_of(call)
         {
             decision.get_or_insert_default().plan = Some(plan);

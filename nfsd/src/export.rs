@@ -463,7 +463,11 @@ impl Exports {
             let export = self.list.iter().position(|export| export.id == id)?;
             // Before the path is looked for: if it changes meanwhile, what was found is not kept as good.
             let changes = changes(export);
-            let path = Rc::<str>::from(self.target((id, file)).ok()?.path()?);
+            let target = Target {
+                export: self.list.get(export)?,
+                file,
+            };
+            let path = Rc::<str>::from(target.path()?);
             *latest = changes.and_then(|changes| {
                 Some(KnownPath {
                     by,

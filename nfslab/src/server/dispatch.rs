@@ -130,7 +130,6 @@ impl Door {
 
     /// Handles a call, but not twice what must not be done twice. The reply, if there is one already, is in `out`
     /// with its header, as it is to be sent.
-    #[inline]
     pub(super) fn answer(&self, call: &mut Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let (repeated, peer) = (&self.node.repeated, call.origin.peer.ip());
         match repeated.due(self.service, peer, &call.header, call.args) {
@@ -153,7 +152,6 @@ impl Door {
     }
 
     /// The same for a call of which the duplicate request cache knows.
-    #[inline]
     pub(super) fn carry_on(&self, call: &Incoming<'_>, out: &mut Writer) -> Option<Cow<'static, str>> {
         let mark = out.mark();
         let status = match self.before_execution(call, out) {

@@ -331,7 +331,6 @@ impl Door {
     }
 
     /// What is planned for a call that is about to be executed.
-    #[inline]
     pub(super) fn before_execution(&self, call: &Incoming<'_>, out: &mut Writer) -> Arrived {
         match &call.planned {
             Some(planned) if planned.is_at(Point::BeforeExecute) => self.instead(call, planned, out),
@@ -435,7 +434,6 @@ impl Door {
 impl Node {
     /// What comes between a handler and the socket: plans for the reply, and the duplicate request cache. What is to be
     /// sent now is in `out` since `mark` afterwards.
-    #[inline]
     pub(super) fn finish(
         self: &Arc<Self>,
         origin: &Arc<Origin>,

@@ -151,7 +151,6 @@ impl Repeated {
     }
 
     /// What to do about a call, which counts as being executed from now on if it is to be.
-    #[inline]
     pub fn due(
         self: &Arc<Self>,
         service: Service,
@@ -159,20 +158,9 @@ impl Repeated {
         header: &CallHeader<'_>,
         args: &[u8],
     ) -> Due {
-        match self.cache(service).filter(|_| changes(service, header.procedure)) {
-            Some(cache) => self.look_up(cache, service, peer, header, args),
-            None => Due::Execute,
-        }
-    }
-
-    fn look_up(
-        self: &Arc<Self>,
-        cache: &Mutex<Cache>,
-        service: Service,
-        peer: IpAddr,
-        header: &CallHeader<'_>,
-        args: &[u8],
-    ) -> Due {
+        let Some(cache) = self.cache(service).filter(|_| changes(service, header.procedure)) else {
+            return Due::Execute;
+        };
         let key = Key::new(peer, header, args);
         let seen = cache.lock().look_up(key);
         match seen {
