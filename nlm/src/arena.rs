@@ -107,6 +107,13 @@ impl<I: Id, T> Arena<I, T> {
         }
     }
 
+    pub(crate) fn get_mut(&mut self, id: I) -> Option<&mut T> {
+        match self.places.get_mut(id.place()) {
+            Some(Place::Full(value)) => Some(value),
+            _ => None,
+        }
+    }
+
     /// The thing with this id, which must be there. A wrong id is a mistake in this crate, never something
     /// that a peer sent.
     pub(crate) fn at(&self, id: I) -> &T {

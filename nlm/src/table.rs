@@ -19,7 +19,7 @@
 //! byte: two owners never have conflicting locks on a byte; an owner's ranges on a file are disjoint, and
 //! those of the same kind do not touch; a file without locks takes no memory; the three structures agree.
 //!
-//! Memory: 24 bytes for a lock in its tree, divided by how full the leaves are, and 16 for its owner. Owner
+//! Memory: 24 bytes for a lock in its tree, divided by how full the leaves are, and 24 for its owner. Owner
 //! numbers should be dense, as memory is taken for each of them up to the highest.
 
 pub(crate) mod entry;
@@ -39,7 +39,7 @@ use owned::Owned;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::str::FromStr;
-use tree::{Forest, Wanted};
+use tree::{Forest, Put, Wanted};
 
 id! {
     /// A lock owner, as a number. Whoever uses the table gives them out.
@@ -272,9 +272,9 @@ impl LockTable {
         if let Some((file, root)) = known
             // By far the most frequent case, and it needs one way down the tree.
             && self.owned.first(owner).is_none()
-            && let Ok(root) = self.forest.insert_unless_conflict(root, entry)
+            && let Ok(put) = self.forest.insert_unless_conflict(root, entry)
         {
-            self.added(file, root, &entry);
+            self.added(file, put, &entry);
             return Ok(Change {
                 locks: 1,
                 freed: false,
@@ -348,25 +348,33 @@ impl LockTable {
     }
 
     fn add(&mut self, file: FileId, entry: Entry) {
-        let root = match self.files.root(file) {
+        let put = match self.files.root(file) {
             Some(root) => self.forest.insert(root, entry),
             None => self.forest.plant(entry),
         };
-        self.added(file, root, &entry);
+        self.added(file, put, &entry);
     }
 
-    fn added(&mut self, file: FileId, root: tree::NodeId, entry: &Entry) {
+    fn added(&mut self, file: FileId, Put { root, leaf }: Put, entry: &Entry) {
         self.files.set_root(file, Some(root));
-        self.owned.insert(entry.owner(), (file, entry.start()));
+        self.owned.insert(entry.owner(), (file, entry.start()), leaf);
         self.len += 1;
     }
 
     /// Removes the lock that begins there. The file stays even if this was its last: see
     /// [`forget_if_unlocked`](Self::forget_if_unlocked).
     fn take(&mut self, file: FileId, owner: OwnerId, start: u64) -> Option<Entry> {
-        let (root, entry) = self.forest.remove(self.files.root(file)?, (start, owner));
-        self.files.set_root(file, root);
-        let entry = entry?;
+        let key = (start, owner);
+        // An owner's only lock has a key that is unique in the whole forest.
+        let leaf = self.owned.leaf_of_only(owner);
+        let entry = match leaf.and_then(|leaf| self.forest.remove_from(leaf, key)) {
+            Some(entry) => entry,
+            None => {
+                let (root, entry) = self.forest.remove(self.files.root(file)?, key);
+                self.files.set_root(file, root);
+                entry?
+            }
+        };
         self.owned.remove(owner, (file, start));
         self.len -= 1;
         Some(entry)

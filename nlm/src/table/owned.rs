@@ -1,11 +1,12 @@
 //! Which locks an owner has.
 //!
 //! Nearly every owner has one lock (a file descriptor that was `flock`ed is an owner of its own), so one
-//! is kept in place, in 16 bytes; more make an ordered set. Only enough is kept to find a lock in the tree
+//! is kept in place, in 24 bytes; more make an ordered set. Only enough is kept to find a lock in the tree
 //! of its file.
 
 use super::OwnerId;
 use super::files::FileId;
+use super::tree::NodeId;
 use crate::arena::Id;
 use std::collections::BTreeSet;
 
@@ -19,6 +20,8 @@ enum Locks {
     One {
         file: FileId,
         start: u64,
+        /// The leaf into which it was put, if that is remembered. It may be elsewhere by now.
+        leaf: Option<NodeId>,
     },
     #[expect(
         clippy::box_collection,
@@ -34,7 +37,7 @@ pub(crate) struct Owned {
 }
 
 impl Owned {
-    pub(crate) fn insert(&mut self, owner: OwnerId, (file, start): Place) {
+    pub(crate) fn insert(&mut self, owner: OwnerId, (file, start): Place, leaf: NodeId) {
         if self.owners.len() <= owner.place() {
             self.owners.resize_with(owner.place() + 1, Locks::default);
         }
@@ -42,10 +45,14 @@ impl Owned {
             return;
         };
         match locks {
-            Locks::None => *locks = Locks::One { file, start },
+            Locks::None => {
+                let leaf = Some(leaf);
+                *locks = Locks::One { file, start, leaf };
+            }
             Locks::One {
                 file: other,
                 start: begin,
+                ..
             } => {
                 *locks = Locks::Many(Box::new(BTreeSet::from([(*other, *begin), (file, start)])));
             }
@@ -60,7 +67,7 @@ impl Owned {
             return;
         };
         match locks {
-            Locks::One { file, start } if (*file, *start) == place => *locks = Locks::None,
+            Locks::One { file, start, .. } if (*file, *start) == place => *locks = Locks::None,
             Locks::None | Locks::One { .. } => {}
             Locks::Many(places) => {
                 places.remove(&place);
@@ -68,6 +75,7 @@ impl Owned {
                     let rest = places.first().map(|(file, start)| Locks::One {
                         file: *file,
                         start: *start,
+                        leaf: None,
                     });
                     *locks = rest.unwrap_or_default();
                 }
@@ -82,6 +90,7 @@ impl Owned {
             Locks::One {
                 file: other,
                 start: begin,
+                ..
             } => (*other == file && *begin < start).then_some(*begin),
             Locks::Many(places) => places
                 .range((file, 0)..(file, start))
@@ -97,6 +106,7 @@ impl Owned {
             Some(Locks::One {
                 file: other,
                 start: begin,
+                ..
             }) => ((*other == file && *begin >= start).then_some(*begin), None),
             Some(Locks::Many(places)) => (None, Some(places.range((file, start)..=(file, u64::MAX)))),
         };
@@ -108,7 +118,7 @@ impl Owned {
     pub(crate) fn all(&self, owner: OwnerId) -> impl Iterator<Item = Place> {
         let (one, many) = match self.owners.get(owner.place()) {
             None | Some(Locks::None) => (None, None),
-            Some(Locks::One { file, start }) => (Some((*file, *start)), None),
+            Some(Locks::One { file, start, .. }) => (Some((*file, *start)), None),
             Some(Locks::Many(places)) => (None, Some(places.iter())),
         };
         one.into_iter().chain(many.into_iter().flatten().copied())
@@ -118,7 +128,7 @@ impl Owned {
     pub(crate) fn first(&self, owner: OwnerId) -> Option<Place> {
         match self.owners.get(owner.place())? {
             Locks::None => None,
-            Locks::One { file, start } => Some((*file, *start)),
+            Locks::One { file, start, .. } => Some((*file, *start)),
             Locks::Many(places) => places.first().copied(),
         }
     }
@@ -126,7 +136,15 @@ impl Owned {
     /// The owner's only lock.
     pub(crate) fn only(&self, owner: OwnerId) -> Option<Place> {
         match self.owners.get(owner.place())? {
-            Locks::One { file, start } => Some((*file, *start)),
+            Locks::One { file, start, .. } => Some((*file, *start)),
+            _ => None,
+        }
+    }
+
+    /// The leaf in which an owner's only lock probably is.
+    pub(crate) fn leaf_of_only(&self, owner: OwnerId) -> Option<NodeId> {
+        match self.owners.get(owner.place())? {
+            Locks::One { leaf, .. } => *leaf,
             _ => None,
         }
     }
@@ -134,7 +152,7 @@ impl Owned {
     pub(crate) fn contains(&self, owner: OwnerId, place: Place) -> bool {
         match self.owners.get(owner.place()) {
             None | Some(Locks::None) => false,
-            Some(Locks::One { file, start }) => (*file, *start) == place,
+            Some(Locks::One { file, start, .. }) => (*file, *start) == place,
             Some(Locks::Many(places)) => places.contains(&place),
         }
     }
@@ -155,14 +173,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_lock_is_kept_in_sixteen_bytes_and_more_in_order() {
-        assert_eq!(size_of::<Locks>(), 16);
-        let (a, f, g) = (OwnerId(3), FileId(1), FileId(2));
+    fn one_lock_is_kept_in_24_bytes_and_more_in_order() {
+        assert_eq!(size_of::<Locks>(), 24);
+        let (a, f, g, leaf) = (OwnerId(3), FileId(1), FileId(2), NodeId(7));
         let mut owned = Owned::default();
-        owned.insert(a, (g, 5));
+        owned.insert(a, (g, 5), leaf);
         assert_eq!(owned.only(a), Some((g, 5)));
-        owned.insert(a, (f, 9));
-        owned.insert(a, (f, 2));
+        owned.insert(a, (f, 9), leaf);
+        owned.insert(a, (f, 2), leaf);
         assert_eq!(owned.all(a).collect::<Vec<_>>(), [(f, 2), (f, 9), (g, 5)]);
         assert_eq!(
             (owned.before(a, (f, 9)), owned.before(a, (f, 2))),

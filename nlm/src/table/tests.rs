@@ -288,6 +288,19 @@ fn a_conflict_is_found_behind_a_thousand_locks_of_the_asker() {
 }
 
 #[test]
+fn the_only_other_owner_below_a_branch_is_forgotten_with_its_lock() {
+    let mut table = LockTable::new();
+    for n in 0..200 {
+        let _ = table.lock(fh(), A, r(4 * n, 4 * n), Exclusive, NOW).unwrap();
+    }
+    let middle = r(42, 42);
+    let _ = table.lock(fh(), B, middle, Exclusive, NOW).unwrap();
+    table.check().unwrap();
+    assert_eq!(table.unset(fh(), B, middle).locks, -1);
+    table.check().unwrap();
+}
+
+#[test]
 fn many_files_come_and_go() {
     let mut table = LockTable::new();
     let name = |n: u32| n.to_be_bytes();
@@ -352,30 +365,42 @@ proptest::proptest! {
         }
     }
 
-    /// Long locks over short ones, in trees of more than one node: what is in the way is found, and nothing else.
+    /// Long locks over short ones, in trees of more than one node, whose leaves come and go: what is in the way is found,
+    /// and nothing else; what is given back is gone, wherever it lies by now.
     #[test]
-    fn a_tree_of_short_and_long_locks_answers_as_a_list_does(
-        steps in proptest::collection::vec((0..400_u32, 0..3000_u64, length(), proptest::bool::weighted(0.7), 0..4), 1..900),
+    fn trees_of_short_and_long_locks_answer_as_lists_do(
+        steps in proptest::collection::vec(step(), 1..900),
     ) {
         let mut table = LockTable::new();
-        let mut held = std::collections::BTreeMap::<OwnerId, (Range, Kind)>::new();
-        for (n, (owner, start, length, exclusive, what)) in steps.into_iter().enumerate() {
+        let mut held = std::collections::BTreeMap::<OwnerId, (u8, Range, Kind)>::new();
+        let handle = [[0], [1], [2]];
+        let name = |file: u8| Fh::new(&handle[usize::from(file)]).unwrap();
+        for (n, (file, owner, start, length, exclusive, what)) in steps.into_iter().enumerate() {
             let (owner, range, kind) = (OwnerId(owner), r(start, start + length), Kind::from_wire(exclusive));
             if what == 0 {
-                let _ = table.unset(fh(), owner, Range::WHOLE_FILE);
-                held.remove(&owner);
+                let on_it = held.iter().filter(|(_, (of, ..))| *of == file);
+                for (gone, (_, its, _)) in on_it {
+                    proptest::prop_assert_eq!(table.unset(name(file), *gone, *its).locks, -1);
+                }
+                held.retain(|_, (of, ..)| *of != file);
                 continue;
             }
-            let in_the_way = |(other, (its, its_kind)): &(&OwnerId, &(Range, Kind))| {
-                **other != owner && its.overlaps(range) && its_kind.conflicts(kind)
+            if what < 50 {
+                let its = held.get(&owner).map_or(file, |(its, ..)| *its);
+                let lost = held.remove(&owner).is_some();
+                proptest::prop_assert_eq!(table.unset(name(its), owner, Range::WHOLE_FILE).freed, lost);
+                continue;
+            }
+            let in_the_way = |(other, (of, its, its_kind)): &(&OwnerId, &(u8, Range, Kind))| {
+                *of == file && **other != owner && its.overlaps(range) && its_kind.conflicts(kind)
             };
-            let first = held.iter().filter(in_the_way).map(|(other, (its, _))| (its.start(), *other)).min();
+            let first = held.iter().filter(in_the_way).map(|(other, (_, its, _))| (its.start(), *other)).min();
             let found = |lock: Lock| (lock.range.start(), lock.owner);
-            proptest::prop_assert_eq!(table.conflict(fh(), owner, range, kind).map(found), first);
+            proptest::prop_assert_eq!(table.conflict(name(file), owner, range, kind).map(found), first);
             if let std::collections::btree_map::Entry::Vacant(its) = held.entry(owner) {
-                proptest::prop_assert_eq!(table.lock(fh(), owner, range, kind, NOW).err().map(found), first);
+                proptest::prop_assert_eq!(table.lock(name(file), owner, range, kind, NOW).err().map(found), first);
                 if first.is_none() {
-                    its.insert((range, kind));
+                    its.insert((file, range, kind));
                 }
             }
             if n % 50 == 0 {
@@ -385,6 +410,20 @@ proptest::proptest! {
         table.check().unwrap();
         proptest::prop_assert_eq!(table.len(), held.len());
     }
+}
+
+/// File, owner, first byte, length but one, whether exclusive, and what is done.
+fn step() -> impl proptest::strategy::Strategy<Value = (u8, u32, u64, u64, bool, u32)> {
+    use proptest::prelude::*;
+    let file = prop_oneof![6 => Just(0), 1 => Just(1), 1 => Just(2)];
+    (
+        file,
+        0..400_u32,
+        0..3000_u64,
+        length(),
+        proptest::bool::weighted(0.7),
+        0..200_u32,
+    )
 }
 
 fn length() -> impl proptest::strategy::Strategy<Value = u64> {

@@ -14,11 +14,11 @@
 //!
 //! Invariants, checked by [`Forest::check`]: entries are sorted by (first byte, owner), which is unique
 //! because an owner's own ranges are disjoint; no node is empty; every branch's key and reach are
-//! exactly those of what is below it; nothing is wider than its row's bound; all leaves are at the same depth.
+//! exactly those of what is below it; nothing hangs over the next thing in its node by more than the node says; all
+//! leaves are at the same depth.
 //!
-//! A node also knows a bound on how wide its things are ([`Row::widest`]), so that it need not be looked at thing by
-//! thing: whatever begins farther to the left of a range than the widest is wide cannot reach it. Where all locks are
-//! short, as most are, a binary search and a step to either side find all.
+//! A node also knows a bound on how far its things hang over what begins after them ([`Row::overhang`]), so that it need
+//! not be looked at thing by thing: where nothing does, as mostly, only the last that begins before a range can reach it.
 //!
 //! The idea is the interval tree of Cormen, Leiserson, Rivest and Stein, *Introduction to Algorithms*,
 //! section 14.3 in the third edition, on wide nodes and with owners.
@@ -61,71 +61,128 @@ enum Node {
 /// What stands in a node, in order.
 struct Row<T> {
     items: Vec<T>,
-    /// No item reaches farther beyond its first byte. It is not made less when something is taken out, only when the row
-    /// is split or joined.
-    widest: u64,
+    /// No item has more bytes from the first byte of the next one on. It is not made less when something is taken out,
+    /// only when the row is split or joined.
+    overhang: u64,
 }
 
 /// Something that stands in a row.
 trait Item {
+    /// Its first byte and owner, by which the items of a row are in order.
+    fn key(&self) -> Key;
     fn first(&self) -> u64;
-    /// How far it reaches beyond its first byte.
-    fn width(&self) -> u64;
+    /// One past the last byte to which it reaches.
+    fn end(&self) -> u64;
 }
 
 impl Item for Entry {
+    fn key(&self) -> Key {
+        self.key()
+    }
+
     fn first(&self) -> u64 {
         self.start()
     }
 
-    fn width(&self) -> u64 {
-        self.last() - self.start()
+    fn end(&self) -> u64 {
+        self.last() + 1
     }
 }
 
 impl Item for Branch {
-    fn first(&self) -> u64 {
-        self.first.0
+    fn key(&self) -> Key {
+        (self.first_start, self.first_owner)
     }
 
-    fn width(&self) -> u64 {
-        let end = self.reach.exclusive.end.max(self.reach.shared.end);
-        end.saturating_sub(self.first.0)
+    fn first(&self) -> u64 {
+        self.first_start
+    }
+
+    fn end(&self) -> u64 {
+        self.reach.exclusive.end.max(self.reach.shared.end)
+    }
+}
+
+impl Row<Branch> {
+    /// An entry was inserted below the branch at `index`.
+    fn grow(&mut self, index: usize, entry: &Entry) {
+        if let Some(branch) = self.items.get_mut(index) {
+            branch.add(entry);
+            self.look_behind(index);
+        }
     }
 }
 
 impl<T: Item> Row<T> {
     fn of(items: Vec<T>) -> Self {
-        let widest = items.iter().map(T::width).max().unwrap_or_default();
-        Row { items, widest }
+        let overhang = overhang(&items);
+        Row { items, overhang }
     }
 
-    /// An item is as wide as this now.
-    fn grew(&mut self, width: u64) {
-        self.widest = self.widest.max(width);
+    /// The item at `index` reaches farther than before.
+    fn look_behind(&mut self, index: usize) {
+        if let Some([item, next, ..]) = self.items.get(index..) {
+            self.overhang = self.overhang.max(item.end().saturating_sub(next.first()));
+        }
+    }
+
+    /// How many begin before a byte.
+    fn find(&self, start: u64) -> usize {
+        let mut base = 0;
+        let mut size = self.items.len();
+        while size > 0 {
+            let half = size.div_ceil(2);
+            let is_less = self
+                .items
+                .get(base + half - 1)
+                .is_some_and(|item| item.first() < start);
+            base = std::hint::select_unpredictable(is_less, base + half, base);
+            size -= half;
+        }
+        base
+    }
+
+    /// How many are before a key.
+    fn before(&self, key: Key) -> usize {
+        let index = self.find(key.0);
+        let rest = self.items.get(index..).unwrap_or_default();
+        match rest.first() {
+            // More than one begins there: shared locks, or something wide and what is in it.
+            Some(next) if next.first() == key.0 && rank(next.key()) < rank(key) => {
+                index + rest.partition_point(|item| rank(item.key()) < rank(key))
+            }
+            _ => index,
+        }
+    }
+
+    /// How many are before a key or have it.
+    fn up_to(&self, key: Key) -> usize {
+        let before = self.before(key);
+        before + usize::from(self.items.get(before).is_some_and(|item| item.key() == key))
     }
 
     /// Those that may overlap a range, and perhaps some that do not.
     fn near(&self, range: Range) -> &[T] {
-        let index = self.items.partition_point(|item| item.first() < range.start());
-        self.items.get(self.around(index, range)).unwrap_or_default()
+        let near = self.around(self.find(range.start()), range);
+        self.items.get(near).unwrap_or_default()
     }
 
-    /// Where those stand, if the range's own place is at `index`. One by one is looked at, since few are near.
-    fn around(&self, index: usize, range: Range) -> ops::Range<usize> {
-        let least = range.start().saturating_sub(self.widest);
-        let (before, after) = self.items.split_at_checked(index).unwrap_or_default();
-        let is_left = |item: &&T| item.first() >= least;
+    /// Where those stand, if so many begin before the range. One by one is looked at, since few are near.
+    fn around(&self, begin_before: usize, range: Range) -> ops::Range<usize> {
+        let (before, after) = self.items.split_at_checked(begin_before).unwrap_or_default();
+        // Whether what stands before it may reach the range.
+        let may_be_hung_over = |item: &&T| item.first().saturating_add(self.overhang) > range.start();
         let is_right = |item: &&T| item.first() <= range.last();
-        index - before.iter().rev().take_while(is_left).count()
-            ..index + after.iter().take_while(is_right).count()
+        let hung_over = before.iter().rev().take_while(may_be_hung_over).count();
+        before.len().saturating_sub(1 + hung_over)..before.len() + after.iter().take_while(is_right).count()
     }
 
     fn check(&self) -> Result<(), String> {
-        match self.items.iter().map(T::width).max() {
-            Some(width) if width > self.widest => {
-                Err(format!("an item is {width} wide, its row says {}", self.widest))
-            }
+        match overhang(&self.items) {
+            overhang if overhang > self.overhang => Err(format!(
+                "an item hangs over by {overhang}, its row says {}",
+                self.overhang
+            )),
             _ => Ok(()),
         }
     }
@@ -145,8 +202,11 @@ impl<T: Item> Row<T> {
             if items.len() == items.capacity() {
                 items.reserve_exact((items.len()).clamp(1, cap - items.len()));
             }
-            self.widest = self.widest.max(item.width());
             items.insert(index, item);
+            self.look_behind(index);
+            if let Some(before) = index.checked_sub(1) {
+                self.look_behind(before);
+            }
             return None;
         }
         if index == items.len() {
@@ -162,13 +222,43 @@ impl<T: Item> Row<T> {
     }
 }
 
-/// A child of an inner node, with what can be known without going there.
+/// The most bytes that an item has from the first byte of the next one on.
+fn overhang<T: Item>(items: &[T]) -> u64 {
+    let over = |(item, next): (&T, &T)| item.end().saturating_sub(next.first());
+    items
+        .iter()
+        .zip(items.iter().skip(1))
+        .map(over)
+        .max()
+        .unwrap_or_default()
+}
+
+/// A child of an inner node, with what can be known without going there. A line of the processor's cache.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Branch {
-    /// The least key below.
-    first: Key,
+    /// The least key below, in two parts, since a tuple of them would be as long as three.
+    first_start: u64,
+    first_owner: OwnerId,
     node: NodeId,
     reach: Reaches,
+}
+
+impl Branch {
+    /// Whether it says the same with this entry below it as without.
+    fn is_same_with(&self, entry: &Entry) -> bool {
+        rank(self.key()) <= rank(entry.key()) && !self.reach.is_more_with(entry)
+    }
+
+    /// Whether it might say something else without an entry of this key below it.
+    fn may_rest_on(&self, key: Key) -> bool {
+        self.key() == key || self.reach.is_of(key.1)
+    }
+
+    fn add(&mut self, entry: &Entry) {
+        (self.first_start, self.first_owner) = self.key().min(entry.key());
+        self.reach.add(entry);
+    }
 }
 
 /// How far to the right locks extend: the farthest, and the farthest of anyone else.
@@ -203,6 +293,19 @@ impl Reach {
         }
     }
 
+    /// Whether it would be more with a lock of this owner that ends here.
+    fn is_more_with(&self, end: u64, owner: OwnerId) -> bool {
+        end > if owner == self.owner {
+            self.end
+        } else {
+            self.other_end
+        }
+    }
+
+    fn is_of(&self, owner: OwnerId) -> bool {
+        self.owner == owner || self.other_owner == owner
+    }
+
     /// Whether it might be less without a lock of this owner that ends here.
     fn rests_on(&self, end: u64, owner: OwnerId) -> bool {
         (self.end, self.owner) == (end, owner) || (self.other_end, self.other_owner) == (end, owner)
@@ -228,6 +331,14 @@ impl Reaches {
         shared: Reach::NOTHING,
     };
 
+    fn of(&self, kind: Kind) -> &Reach {
+        if kind.is_exclusive() {
+            &self.exclusive
+        } else {
+            &self.shared
+        }
+    }
+
     fn add(&mut self, entry: &Entry) {
         let reach = if entry.kind().is_exclusive() {
             &mut self.exclusive
@@ -237,13 +348,17 @@ impl Reaches {
         reach.add(entry.last() + 1, entry.owner());
     }
 
+    fn is_more_with(&self, entry: &Entry) -> bool {
+        self.of(entry.kind())
+            .is_more_with(entry.last() + 1, entry.owner())
+    }
+
     fn rests_on(&self, entry: &Entry) -> bool {
-        let kind = if entry.kind().is_exclusive() {
-            &self.exclusive
-        } else {
-            &self.shared
-        };
-        kind.rests_on(entry.last() + 1, entry.owner())
+        self.of(entry.kind()).rests_on(entry.last() + 1, entry.owner())
+    }
+
+    fn is_of(&self, owner: OwnerId) -> bool {
+        self.exclusive.is_of(owner) || self.shared.is_of(owner)
     }
 
     fn add_all(&mut self, below: &Reaches) {
@@ -288,6 +403,21 @@ impl Wanted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InTheWay;
 
+/// Where an entry was put.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Put {
+    /// The root of its tree, which may be a new one.
+    pub(crate) root: NodeId,
+    /// Its leaf, unless that was split.
+    pub(crate) leaf: NodeId,
+}
+
+/// What became of a node into which something was put.
+struct Below {
+    leaf: NodeId,
+    split_off: Option<NodeId>,
+}
+
 /// All the trees of a table.
 pub(crate) struct Forest {
     nodes: Arena<NodeId, Node>,
@@ -306,101 +436,100 @@ impl Forest {
         }
     }
 
-    /// Starts a tree; returns its root.
-    pub(crate) fn plant(&mut self, entry: Entry) -> NodeId {
+    /// Starts a tree.
+    pub(crate) fn plant(&mut self, entry: Entry) -> Put {
         let mut leaf = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(1));
         leaf.push(entry);
-        self.nodes.insert(Node::Leaf(Row::of(leaf)))
+        let root = self.nodes.insert(Node::Leaf(Row::of(leaf)));
+        Put { root, leaf: root }
     }
 
-    /// Adds an entry whose key is not there yet; returns the root, which may be a new one.
-    pub(crate) fn insert(&mut self, root: NodeId, entry: Entry) -> NodeId {
-        let inserted = self.insert_below(root, entry, None);
-        self.grown(root, inserted.unwrap_or_default())
+    /// Adds an entry whose key is not there yet.
+    pub(crate) fn insert(&mut self, root: NodeId, entry: Entry) -> Put {
+        match self.insert_below(root, entry, None) {
+            Ok(below) => self.grown(root, below),
+            Err(InTheWay) => unreachable!("nothing was looked for"),
+        }
     }
 
     /// The same, unless something conflicts with it.
-    pub(crate) fn insert_unless_conflict(&mut self, root: NodeId, entry: Entry) -> Result<NodeId, InTheWay> {
+    pub(crate) fn insert_unless_conflict(&mut self, root: NodeId, entry: Entry) -> Result<Put, InTheWay> {
         let wanted = Wanted {
             owner: entry.owner(),
             range: entry.range(),
             kind: entry.kind(),
         };
-        let split_off = self.insert_below(root, entry, Some(&wanted))?;
-        Ok(self.grown(root, split_off))
+        let below = self.insert_below(root, entry, Some(&wanted))?;
+        Ok(self.grown(root, below))
     }
 
-    /// The root, after something was inserted and perhaps a part was split off.
-    fn grown(&mut self, root: NodeId, split_off: Option<NodeId>) -> NodeId {
-        let Some(right) = split_off else {
-            return root;
-        };
-        let (left, right) = (self.branch(root), self.branch(right));
-        self.nodes.insert(Node::Inner(Row::of(vec![left, right])))
+    /// After something was inserted and perhaps a part was split off.
+    fn grown(&mut self, mut root: NodeId, Below { leaf, split_off }: Below) -> Put {
+        if let Some(right) = split_off {
+            let (left, right) = (self.branch(root), self.branch(right));
+            root = self.nodes.insert(Node::Inner(Row::of(vec![left, right])));
+        }
+        Put { root, leaf }
     }
 
     /// Inserts below a node, unless something there conflicts with what is wanted, if that is to be looked for: on the one
-    /// way down. What was split off.
-    fn insert_below(
+    /// way down.
+    fn insert_below(&mut self, at: NodeId, entry: Entry, wanted: Option<&Wanted>) -> Result<Below, InTheWay> {
+        let Node::Inner(branches) = self.nodes.at(at) else {
+            return self.insert_in_leaf(at, entry, wanted);
+        };
+        let index = branches.up_to(entry.key()).saturating_sub(1);
+        let Some(branch) = branches.items.get(index) else {
+            unreachable!("an inner node has branches");
+        };
+        if let Some(wanted) = wanted
+            && self.conflicts_beside(branches, index, wanted)
+        {
+            return Err(InTheWay);
+        }
+        let (child, is_same) = (branch.node, branch.is_same_with(&entry));
+        let mut below = self.insert_below(child, entry, wanted)?;
+        if let Some(right) = below.split_off {
+            let (left, right) = (self.branch(child), self.branch(right));
+            let branches = self.branches_mut(at);
+            if let Some(branch) = branches.items.get_mut(index) {
+                *branch = left;
+            }
+            let tail = branches.insert_or_split(index + 1, right, INNER_CAP);
+            below.split_off = tail.map(|tail| self.nodes.insert(Node::Inner(tail)));
+        } else if !is_same {
+            self.branches_mut(at).grow(index, &entry);
+        }
+        Ok(below)
+    }
+
+    fn insert_in_leaf(
         &mut self,
         at: NodeId,
         entry: Entry,
         wanted: Option<&Wanted>,
-    ) -> Result<Option<NodeId>, InTheWay> {
-        let place = rank(entry.key());
-        let (index, child) = match self.nodes.at_mut(at) {
-            Node::Leaf(entries) => {
-                let index = entries.items.partition_point(|e| rank(e.key()) < place);
-                if let Some(wanted) = wanted {
-                    let near = entries.items.get(entries.around(index, wanted.range));
-                    if near.unwrap_or_default().iter().any(|e| wanted.conflicts(e)) {
-                        return Err(InTheWay);
-                    }
-                }
-                let tail = entries.insert_or_split(index, entry, LEAF_CAP);
-                return Ok(tail.map(|tail| self.nodes.insert(Node::Leaf(tail))));
-            }
-            Node::Inner(branches) => {
-                let after = branches.items.partition_point(|b| rank(b.first) <= place);
-                let index = after.saturating_sub(1);
-                let Some(child) = branches.items.get(index).map(|branch| branch.node) else {
-                    return Ok(None);
-                };
-                (index, child)
-            }
+    ) -> Result<Below, InTheWay> {
+        let Node::Leaf(entries) = self.nodes.at_mut(at) else {
+            unreachable!("an inner node is no leaf");
         };
-        if let Some(wanted) = wanted
-            && self.conflicts_beside(at, index, wanted)
-        {
-            return Err(InTheWay);
-        }
-        let split_off = self.insert_below(child, entry, wanted)?;
-        let Some(right) = split_off else {
-            let branches = self.branches_mut(at);
-            if let Some(branch) = branches.items.get_mut(index) {
-                branch.first = branch.first.min(entry.key());
-                branch.reach.add(&entry);
-                let width = branch.width();
-                branches.grew(width);
+        let index = entries.before(entry.key());
+        if let Some(wanted) = wanted {
+            let near = entries.items.get(entries.around(index, wanted.range));
+            if near.unwrap_or_default().iter().any(|e| wanted.conflicts(e)) {
+                return Err(InTheWay);
             }
-            return Ok(None);
-        };
-        let (left, right) = (self.branch(child), self.branch(right));
-        let branches = self.branches_mut(at);
-        if let Some(branch) = branches.items.get_mut(index) {
-            *branch = left;
         }
-        let tail = branches.insert_or_split(index + 1, right, INNER_CAP);
-        Ok(tail.map(|tail| self.nodes.insert(Node::Inner(tail))))
+        let tail = entries.insert_or_split(index, entry, LEAF_CAP);
+        Ok(Below {
+            leaf: at,
+            split_off: tail.map(|tail| self.nodes.insert(Node::Leaf(tail))),
+        })
     }
 
-    /// Whether there is a conflict below a branch of `at` other than that at `index`.
-    fn conflicts_beside(&self, at: NodeId, index: usize, wanted: &Wanted) -> bool {
-        let Node::Inner(branches) = self.nodes.at(at) else {
-            return false;
-        };
+    /// Whether there is a conflict below a branch other than that at `index`.
+    fn conflicts_beside(&self, branches: &Row<Branch>, index: usize, wanted: &Wanted) -> bool {
         let mut beside = branches
-            .around(index, wanted.range)
+            .around(index + 1, wanted.range)
             .filter(|other| *other != index);
         beside.any(|other| {
             let branch = branches.items.get(other);
@@ -420,8 +549,10 @@ impl Forest {
             Node::Leaf(entries) => entries.items.iter().for_each(|e| reach.add(e)),
             Node::Inner(branches) => branches.items.iter().for_each(|b| reach.add_all(&b.reach)),
         }
+        let (first_start, first_owner) = self.first_key(node);
         Branch {
-            first: self.first_key(node),
+            first_start,
+            first_owner,
             node,
             reach,
         }
@@ -431,7 +562,7 @@ impl Forest {
     fn first_key(&self, node: NodeId) -> Key {
         let first = match self.nodes.at(node) {
             Node::Leaf(entries) => entries.items.first().map(Entry::key),
-            Node::Inner(branches) => branches.items.first().map(|b| b.first),
+            Node::Inner(branches) => branches.items.first().map(Branch::key),
         };
         first.unwrap_or((0, OwnerId::NOBODY))
     }
@@ -442,18 +573,37 @@ impl Forest {
         loop {
             match self.nodes.at(at) {
                 Node::Leaf(entries) => {
-                    let index = entries.items.partition_point(|e| rank(e.key()) < rank(key));
-                    return entries.items.get(index).filter(|e| e.key() == key).copied();
+                    let entry = entries.items.get(entries.before(key));
+                    return entry.filter(|e| e.key() == key).copied();
                 }
                 Node::Inner(branches) => {
-                    let index = branches
-                        .items
-                        .partition_point(|b| rank(b.first) <= rank(key))
-                        .checked_sub(1)?;
+                    let index = branches.up_to(key).checked_sub(1)?;
                     at = branches.items.get(index)?.node;
                 }
             }
         }
+    }
+
+    /// Takes the entry with this key out of the leaf where it was put, if it is still there and nothing above changes by
+    /// that, as mostly.
+    ///
+    /// The leaf may be gone, or another tree's by now: its key must be of one entry in all trees.
+    pub(crate) fn remove_from(&mut self, leaf: NodeId, key: Key) -> Option<Entry> {
+        let Node::Leaf(row) = self.nodes.get_mut(leaf)? else {
+            return None;
+        };
+        let index = row.before(key);
+        let entry = *row.items.get(index).filter(|entry| entry.key() == key)?;
+        let [.., a, b] = row.items.as_slice() else {
+            return None;
+        };
+        // Two others reach farther than it.
+        let is_hidden = a.owner() != b.owner()
+            && [a, b]
+                .iter()
+                .all(|other| other.kind() == entry.kind() && other.last() > entry.last());
+        let may_go = index > 0 && is_hidden && !is_sparse(row.items.len() - 1, LEAF_CAP);
+        may_go.then(|| row.items.remove(index))
     }
 
     /// Takes the entry with this key out; returns the root, `None` when the tree is gone, and the entry.
@@ -487,36 +637,37 @@ impl Forest {
     }
 
     fn remove_below(&mut self, at: NodeId, key: Key) -> Option<Entry> {
-        let place = rank(key);
-        let (index, child) = match self.nodes.at_mut(at) {
+        let (index, child, may_change) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
+                let index = entries.before(key);
                 let entries = &mut entries.items;
-                let index = entries.partition_point(|e| rank(e.key()) < place);
                 return entries
                     .get(index)
                     .is_some_and(|e| e.key() == key)
                     .then(|| entries.remove(index));
             }
             Node::Inner(branches) => {
-                let branches = &branches.items;
-                let after = branches.partition_point(|b| rank(b.first) <= place);
-                let index = after.checked_sub(1)?;
-                (index, branches.get(index)?.node)
+                let index = branches.up_to(key).checked_sub(1)?;
+                let branch = branches.items.get(index)?;
+                (index, branch.node, branch.may_rest_on(key))
             }
         };
         let removed = self.remove_below(child, key)?;
-        self.mend(at, index, child, &removed);
+        let (len, cap) = self.size(child);
+        if may_change || is_sparse(len, cap) {
+            self.mend(at, index, child, &removed);
+        }
         Some(removed)
     }
 
     /// After something was taken out below `child`: drops it, joins it with a neighbour, or brings its
-    /// branch up to date, which most removals leave as it was.
+    /// branch up to date.
     fn mend(&mut self, at: NodeId, index: usize, child: NodeId, removed: &Entry) {
         let (len, cap) = self.size(child);
         let Some(branch) = self.branches(at).get(index) else {
             return;
         };
-        let was_first = branch.first == removed.key();
+        let was_first = branch.key() == removed.key();
         let may_reach_less = branch.reach.rests_on(removed);
         if len == 0 {
             self.branches_mut(at).items.remove(index);
@@ -528,11 +679,13 @@ impl Forest {
             self.update(at, index, |branch| *branch = updated);
         } else if was_first {
             let first = self.first_key(child);
-            self.update(at, index, |branch| branch.first = first);
+            self.update(at, index, |branch| {
+                (branch.first_start, branch.first_owner) = first
+            });
         }
     }
 
-    /// Changes one of the branches of `at`, which becomes no wider.
+    /// Changes one of the branches of `at`, which reaches no farther then.
     fn update(&mut self, at: NodeId, index: usize, change: impl FnOnce(&mut Branch)) {
         if let Some(branch) = self.branches_mut(at).items.get_mut(index) {
             change(branch);
@@ -587,7 +740,6 @@ impl Forest {
         let joined = self.branch(left);
         let branches = self.branches_mut(at);
         branches.items.remove(index + 1);
-        branches.grew(joined.width());
         if let Some(branch) = branches.items.get_mut(index) {
             *branch = joined;
         }
@@ -628,18 +780,13 @@ impl Forest {
     ) -> ControlFlow<B> {
         match self.nodes.at(root) {
             Node::Leaf(entries) => {
-                let entries = &entries.items;
-                let from = after.map_or(0, |key| entries.partition_point(|e| rank(e.key()) <= rank(key)));
-                entries.iter().skip(from).try_for_each(see)
+                let from = after.map_or(0, |key| entries.up_to(key));
+                entries.items.iter().skip(from).try_for_each(see)
             }
             Node::Inner(branches) => {
-                let branches = &branches.items;
-                let from = after.map_or(0, |key| {
-                    branches
-                        .partition_point(|b| rank(b.first) <= rank(key))
-                        .saturating_sub(1)
-                });
+                let from = after.map_or(0, |key| branches.up_to(key).saturating_sub(1));
                 branches
+                    .items
                     .iter()
                     .skip(from)
                     .try_for_each(|b| self.walk(b.node, after, see))
@@ -681,10 +828,13 @@ impl Forest {
             let same = |a: Reach, b: Reach| a.end == b.end && a.other_end == b.other_end;
             let exact = same(real.reach.exclusive, branch.reach.exclusive)
                 && same(real.reach.shared, branch.reach.shared);
-            if real.first != branch.first || !exact {
+            if real.key() != branch.key() || !exact {
                 return Err(format!(
                     "a branch says {:?} {:?} and is {:?} {:?}",
-                    branch.first, branch.reach, real.first, real.reach
+                    branch.key(),
+                    branch.reach,
+                    real.key(),
+                    real.reach
                 ));
             }
             let below = self.check_below(branch.node)?;
