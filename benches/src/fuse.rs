@@ -11,7 +11,7 @@
 //! do: the library keeps what it is given until COMMIT, and hands out what it read where it lies, so that its caller
 //! copies once, as write(2) and read(2) do.
 
-use crate::report::{Output, median, ratios, spread};
+use crate::report::{Output, Share, spread};
 use crate::target::Target;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -87,13 +87,13 @@ pub struct Row {
     base: Vec<f64>,
     /// What is measured.
     rates: Vec<f64>,
-    reached: f64,
+    reached: Share,
     wanted: f64,
 }
 
 impl Row {
     fn enough(&self) -> bool {
-        self.reached >= self.wanted
+        self.reached.reached >= self.wanted
     }
 }
 
@@ -116,7 +116,7 @@ impl Report {
         for row in &self.rows {
             let mark = if row.enough() { "" } else { "**" };
             println!(
-                "| {}, {} | {} | {} | {mark}{:.2}{mark} | {} |",
+                "| {}, {} | {} | {} | {mark}{}{mark} | {} |",
                 row.name,
                 row.unit,
                 spread(&row.base).trim(),
@@ -461,9 +461,9 @@ pub async fn measure(cli: &Cli) -> Result<Report> {
 }
 
 fn row(name: String, unit: &'static str, base: Vec<f64>, rates: Vec<f64>, wanted: f64) -> Row {
-    let reached = median(&ratios(&rates, &base));
+    let reached = Share::of(&rates, &base);
     eprintln!(
-        "{name:<60} {:<26} {:<26} {unit}: {reached:.2}",
+        "{name:<60} {:<26} {:<26} {unit}: {reached}",
         spread(&base),
         spread(&rates)
     );

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Absolute rates mean nothing: they are those of the machine, the kernel's loopback and the load generator. So
-//! each workload is run against both, one after the other, in several rounds; the figure is the ratio.
+//! each workload is run against both, one after the other, in many short rounds; the figure is the ratio.
 //!
 //! - `load.rs`: connections with calls in flight, as fast as the replies come;
 //! - `work.rs`: the workloads: what is called, and which answer is right;
@@ -44,7 +44,7 @@ use work::{Setup, WORKLOADS, Work};
 /// Measures nfslab over loopback, beside a responder that does nothing.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  nfslab-bench\n  nfslab-bench --only getattr --rounds 7\n  \
+    after_help = "Examples:\n  nfslab-bench\n  nfslab-bench --only GETATTR --rounds 500\n  \
                         nfslab-bench --output json > figures.json"
 )]
 struct Cli {
@@ -53,11 +53,11 @@ struct Cli {
     /// Measure only what has this in its name. Repeatable.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// How long each run is measured.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.5)]
+    /// How long each run is measured. Shorter than the machine keeps a speed.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.03)]
     seconds: f64,
     /// How many runs of each against each target.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 200)]
     rounds: usize,
     /// The server's program. [default: nfslab beside this one]
     #[arg(long, value_name = "FILE")]

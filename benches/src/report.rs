@@ -24,8 +24,8 @@ pub struct Row {
     pub server: Vec<f64>,
     /// What is wanted, in words.
     pub wanted: String,
-    /// What was reached in each round, in the same terms; none if what it is compared with was not measured.
-    pub reached: Vec<f64>,
+    /// What was reached, in the same terms; none if what it is compared with was not measured.
+    pub reached: Option<Share>,
     /// Whether that is enough.
     pub enough: Option<bool>,
     #[serde(skip)]
@@ -48,32 +48,65 @@ pub struct Report {
     pub figures: Vec<Figure>,
 }
 
-/// The one in the middle.
-pub fn median(runs: &[f64]) -> f64 {
+/// Of runs that take the same time, the rate of all together.
+pub fn mean(runs: &[f64]) -> f64 {
+    runs.iter().sum::<f64>() / runs.len() as f64
+}
+
+/// A ratio of two rates, and between what it lies with 95 % certainty.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Share {
+    pub reached: f64,
+    pub least: f64,
+    pub most: f64,
+}
+
+impl Share {
+    /// Of all rounds together, so that what the machine does to a few of them counts for no more than it took away. How
+    /// certain it is follows from how much each round's rates differ from that ratio (Cochran, *Sampling Techniques*,
+    /// section 6.3 in the third edition), as far as one round does not depend on another.
+    pub fn of(rates: &[f64], others: &[f64]) -> Share {
+        let rounds = rates.len().min(others.len()) as f64;
+        let all = others.iter().sum::<f64>();
+        let reached = rates.iter().sum::<f64>() / all;
+        let off = rates
+            .iter()
+            .zip(others)
+            .map(|(rate, other)| (rate - reached * other).powi(2));
+        let error = (off.sum::<f64>() * rounds / (rounds - 1.0)).sqrt() / all;
+        Share {
+            reached,
+            least: reached - 1.96 * error,
+            most: reached + 1.96 * error,
+        }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Share { reached, least, most } = self;
+        write!(f, "{reached:.2}")?;
+        // One round says nothing of it.
+        match least.is_finite() {
+            true => write!(f, " ({least:.2} to {most:.2})"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Half of the runs lie between these.
+fn middle_half(runs: &[f64]) -> (f64, f64) {
     let mut runs = runs.to_vec();
     runs.sort_by(f64::total_cmp);
-    runs.get(runs.len() / 2).copied().unwrap_or(f64::NAN)
+    let low = runs.len() / 4;
+    let at = |place: usize| runs.get(place).copied().unwrap_or(f64::NAN);
+    (at(low), at(runs.len().saturating_sub(1 + low)))
 }
 
-/// What was reached in each round of what was measured beside.
-pub fn ratios(rates: &[f64], others: &[f64]) -> Vec<f64> {
-    rates
-        .iter()
-        .zip(others)
-        .map(|(rate, other)| rate / other)
-        .collect()
-}
-
-/// Lowest and highest.
-fn ends(runs: &[f64]) -> (f64, f64) {
-    let low = runs.iter().copied().fold(f64::INFINITY, f64::min);
-    (low, runs.iter().copied().fold(0.0, f64::max))
-}
-
-/// Lowest, median and highest.
+/// The mean, and between what the middle half lies.
 pub fn spread(runs: &[f64]) -> String {
-    let (low, high) = ends(runs);
-    format!("{:>9} ({} to {})", short(median(runs)), short(low), short(high))
+    let (low, high) = middle_half(runs);
+    format!("{:>9} ({} to {})", short(mean(runs)), short(low), short(high))
 }
 
 fn short(rate: f64) -> String {
@@ -96,15 +129,14 @@ impl Row {
             floor: Vec::new(),
             server: Vec::new(),
             wanted,
-            reached: Vec::new(),
+            reached: None,
             enough: None,
             goal: work.wanted,
         }
     }
 
-    /// nfslab's share of the floor, round by round.
-    fn shares(&self) -> Vec<f64> {
-        ratios(&self.server, &self.floor)
+    fn of_floor(&self) -> Share {
+        Share::of(&self.server, &self.floor)
     }
 }
 
@@ -112,11 +144,11 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<38} floor {:<32} nfslab {:<32} {:.2} of the floor",
+            "{:<38} floor {:<32} nfslab {:<32} {} of the floor",
             self.name,
             spread(&self.floor),
             spread(&self.server),
-            median(&self.shares())
+            self.of_floor()
         )
     }
 }
@@ -145,15 +177,14 @@ impl Report {
             .collect();
         for row in &mut self.rows {
             let (reached, wanted) = match row.goal {
-                Wanted::OfFloor(wanted) | Wanted::OfFloorOr(wanted, _) => (row.shares(), wanted),
+                Wanted::OfFloor(wanted) | Wanted::OfFloorOr(wanted, _) => (Some(row.of_floor()), wanted),
                 Wanted::Of(other, wanted) => {
                     let other = rates.iter().find(|(name, _)| *name == other);
-                    let other = other.map_or(&[][..], |(_, rates)| rates);
-                    (ratios(&row.server, other), wanted)
+                    (other.map(|(_, rates)| Share::of(&row.server, rates)), wanted)
                 }
             };
-            let fast = matches!(row.goal, Wanted::OfFloorOr(_, rate) if median(&row.server) >= rate);
-            row.enough = (!reached.is_empty()).then(|| fast || median(&reached) >= wanted);
+            let fast = matches!(row.goal, Wanted::OfFloorOr(_, rate) if mean(&row.server) >= rate);
+            row.enough = reached.map(|share| fast || share.reached >= wanted);
             row.reached = reached;
         }
     }
@@ -172,11 +203,10 @@ impl Report {
         println!("| what | floor | nfslab | reached | wanted |");
         println!("|---|---|---|---|---|");
         for row in &self.rows {
-            let (least, most) = ends(&row.reached);
-            let reached = match (median(&row.reached), row.enough) {
-                (share, Some(true)) => format!("{share:.2} ({least:.2} to {most:.2})"),
-                (share, Some(false)) => format!("**{share:.2}** ({least:.2} to {most:.2})"),
-                (_, None) => "-".to_owned(),
+            let reached = match (row.reached, row.enough) {
+                (Some(share), Some(false)) => format!("**{share}**"),
+                (Some(share), _) => share.to_string(),
+                (None, _) => "-".to_owned(),
             };
             println!(
                 "| {} | {} | {} | {reached} | {} |",
