@@ -13,8 +13,8 @@
 //! All trees of a table live in one [`Forest`]; a file knows only its root.
 //!
 //! Invariants, checked by [`Forest::check`]: entries are sorted by (first byte, owner), which is unique
-//! because an owner's own ranges are disjoint; no node is empty; every branch's key and reach are
-//! exactly those of what is below it; nothing hangs over the next thing in its node by more than the node says; all
+//! because an owner's own ranges are disjoint; no node is empty; every branch's reach is exactly that of what is below it,
+//! and its key parts that from what is before; nothing hangs over the next thing in its node by more than the node says; all
 //! leaves are at the same depth.
 //!
 //! A node also knows a bound on how far its things hang over what begins after them ([`Row::overhang`]), so that it need
@@ -26,6 +26,7 @@
 use super::{OwnerId, entry::Entry};
 use crate::arena::{Arena, id};
 use crate::range::{Kind, Range};
+use std::hint;
 use std::ops::{self, ControlFlow};
 
 /// Locks in a leaf.
@@ -34,7 +35,7 @@ const LEAF_CAP: usize = 64;
 const INNER_CAP: usize = 64;
 /// A node with fewer is joined with a neighbour if the two together leave room to grow.
 const fn is_sparse(len: usize, cap: usize) -> bool {
-    len < cap / 4
+    len < cap / 8
 }
 const fn may_join(both: usize, cap: usize) -> bool {
     both <= cap * 3 / 4
@@ -128,18 +129,15 @@ impl<T: Item> Row<T> {
 
     /// How many begin before a byte.
     fn find(&self, start: u64) -> usize {
-        let mut base = 0;
-        let mut size = self.items.len();
-        while size > 0 {
-            let half = size.div_ceil(2);
-            let is_less = self
-                .items
-                .get(base + half - 1)
-                .is_some_and(|item| item.first() < start);
-            base = std::hint::select_unpredictable(is_less, base + half, base);
+        // As `partition_point` does it, in which the compiler makes branches that no processor foresees.
+        let begins_before = |place: usize| self.items.get(place).is_some_and(|item| item.first() < start);
+        let (mut base, mut size) = (0, self.items.len());
+        while size > 1 {
+            let half = size / 2;
+            base = hint::select_unpredictable(begins_before(base + half), base + half, base);
             size -= half;
         }
-        base
+        base + usize::from(begins_before(base))
     }
 
     /// How many are before a key.
@@ -169,12 +167,20 @@ impl<T: Item> Row<T> {
 
     /// Where those stand, if so many begin before the range. One by one is looked at, since few are near.
     fn around(&self, begin_before: usize, range: Range) -> ops::Range<usize> {
-        let (before, after) = self.items.split_at_checked(begin_before).unwrap_or_default();
+        let (mut from, mut to) = (begin_before.saturating_sub(1), begin_before);
         // Whether what stands before it may reach the range.
-        let may_be_hung_over = |item: &&T| item.first().saturating_add(self.overhang) > range.start();
-        let is_right = |item: &&T| item.first() <= range.last();
-        let hung_over = before.iter().rev().take_while(may_be_hung_over).count();
-        before.len().saturating_sub(1 + hung_over)..before.len() + after.iter().take_while(is_right).count()
+        let may_be_hung_over = |item: &T| item.first().saturating_add(self.overhang) > range.start();
+        while from > 0 && self.items.get(from).is_some_and(may_be_hung_over) {
+            from -= 1;
+        }
+        while self
+            .items
+            .get(to)
+            .is_some_and(|item| item.first() <= range.last())
+        {
+            to += 1;
+        }
+        from..to
     }
 
     fn check(&self) -> Result<(), String> {
@@ -237,7 +243,7 @@ fn overhang<T: Item>(items: &[T]) -> u64 {
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Branch {
-    /// The least key below, in two parts, since a tuple of them would be as long as three.
+    /// A key beyond all before it and none below, in two parts, since a tuple of them would be as long as three.
     first_start: u64,
     first_owner: OwnerId,
     node: NodeId,
@@ -248,11 +254,6 @@ impl Branch {
     /// Whether it says the same with this entry below it as without.
     fn is_same_with(&self, entry: &Entry) -> bool {
         rank(self.key()) <= rank(entry.key()) && !self.reach.is_more_with(entry)
-    }
-
-    /// Whether it might say something else without an entry of this key below it.
-    fn may_rest_on(&self, key: Key) -> bool {
-        self.key() == key || self.reach.is_of(key.1)
     }
 
     fn add(&mut self, entry: &Entry) {
@@ -412,10 +413,14 @@ pub(crate) struct Put {
     pub(crate) leaf: NodeId,
 }
 
-/// What became of a node into which something was put.
-struct Below {
-    leaf: NodeId,
-    split_off: Option<NodeId>,
+/// A branch on the way from a root to a leaf.
+struct Step {
+    node: NodeId,
+    /// Which of the node's branches.
+    index: usize,
+    child: NodeId,
+    /// Whether it says the same with what is put below it.
+    is_same: bool,
 }
 
 /// All the trees of a table.
@@ -424,6 +429,8 @@ pub(crate) struct Forest {
     /// Small vectors of leaves that went away, for the next ones: a file that is locked and unlocked
     /// over and over then asks nothing of the allocator.
     spare: Vec<Vec<Entry>>,
+    /// Memory that is used again by every insertion.
+    way: Vec<Step>,
 }
 
 const SPARE_LEAVES: usize = 64;
@@ -433,6 +440,7 @@ impl Forest {
         Forest {
             nodes: Arena::new(),
             spare: Vec::new(),
+            way: Vec::new(),
         }
     }
 
@@ -446,8 +454,8 @@ impl Forest {
 
     /// Adds an entry whose key is not there yet.
     pub(crate) fn insert(&mut self, root: NodeId, entry: Entry) -> Put {
-        match self.insert_below(root, entry, None) {
-            Ok(below) => self.grown(root, below),
+        match self.put(root, entry, None) {
+            Ok(put) => put,
             Err(InTheWay) => unreachable!("nothing was looked for"),
         }
     }
@@ -459,87 +467,113 @@ impl Forest {
             range: entry.range(),
             kind: entry.kind(),
         };
-        let below = self.insert_below(root, entry, Some(&wanted))?;
-        Ok(self.grown(root, below))
+        self.put(root, entry, Some(&wanted))
     }
 
-    /// After something was inserted and perhaps a part was split off.
-    fn grown(&mut self, mut root: NodeId, Below { leaf, split_off }: Below) -> Put {
-        if let Some(right) = split_off {
-            let (left, right) = (self.branch(root), self.branch(right));
-            root = self.nodes.insert(Node::Inner(Row::of(vec![left, right])));
-        }
-        Put { root, leaf }
+    fn put(&mut self, root: NodeId, entry: Entry, wanted: Option<&Wanted>) -> Result<Put, InTheWay> {
+        let mut way = std::mem::take(&mut self.way);
+        way.clear();
+        let put = match self.find_way(root, &entry, wanted, &mut way) {
+            Ok(leaf) => self.put_in_leaf(leaf, entry, wanted).map(|split_off| Put {
+                root: self.go_back(root, &entry, split_off, &mut way),
+                leaf,
+            }),
+            Err(InTheWay) => Err(InTheWay),
+        };
+        self.way = way;
+        put
     }
 
-    /// Inserts below a node, unless something there conflicts with what is wanted, if that is to be looked for: on the one
-    /// way down.
-    fn insert_below(&mut self, at: NodeId, entry: Entry, wanted: Option<&Wanted>) -> Result<Below, InTheWay> {
-        let Node::Inner(branches) = self.nodes.at(at) else {
-            return self.insert_in_leaf(at, entry, wanted);
-        };
-        let index = branches.up_to(entry.key()).saturating_sub(1);
-        let Some(branch) = branches.items.get(index) else {
-            unreachable!("an inner node has branches");
-        };
-        if let Some(wanted) = wanted
-            && self.conflicts_beside(branches, index, wanted)
-        {
-            return Err(InTheWay);
-        }
-        let (child, is_same) = (branch.node, branch.is_same_with(&entry));
-        let mut below = self.insert_below(child, entry, wanted)?;
-        if let Some(right) = below.split_off {
-            let (left, right) = (self.branch(child), self.branch(right));
-            let branches = self.branches_mut(at);
-            if let Some(branch) = branches.items.get_mut(index) {
-                *branch = left;
+    /// The leaf for an entry, unless something beside the way there conflicts with what is wanted.
+    fn find_way(
+        &self,
+        root: NodeId,
+        entry: &Entry,
+        wanted: Option<&Wanted>,
+        way: &mut Vec<Step>,
+    ) -> Result<NodeId, InTheWay> {
+        let mut node = root;
+        while let Node::Inner(branches) = self.nodes.at(node) {
+            let index = branches.up_to(entry.key()).saturating_sub(1);
+            if wanted.is_some_and(|wanted| self.conflicts_beside(branches, index, wanted)) {
+                return Err(InTheWay);
             }
-            let tail = branches.insert_or_split(index + 1, right, INNER_CAP);
-            below.split_off = tail.map(|tail| self.nodes.insert(Node::Inner(tail)));
-        } else if !is_same {
-            self.branches_mut(at).grow(index, &entry);
+            let Some(branch) = branches.items.get(index) else {
+                unreachable!("an inner node has branches");
+            };
+            way.push(Step {
+                node,
+                index,
+                child: branch.node,
+                is_same: branch.is_same_with(entry),
+            });
+            node = branch.node;
         }
-        Ok(below)
+        Ok(node)
     }
 
-    fn insert_in_leaf(
+    /// What was split off, if there was no room.
+    fn put_in_leaf(
         &mut self,
-        at: NodeId,
+        leaf: NodeId,
         entry: Entry,
         wanted: Option<&Wanted>,
-    ) -> Result<Below, InTheWay> {
-        let Node::Leaf(entries) = self.nodes.at_mut(at) else {
-            unreachable!("an inner node is no leaf");
+    ) -> Result<Option<NodeId>, InTheWay> {
+        let Node::Leaf(entries) = self.nodes.at_mut(leaf) else {
+            unreachable!("the way ends at a leaf");
         };
         let index = entries.before(entry.key());
         if let Some(wanted) = wanted {
             let near = entries.items.get(entries.around(index, wanted.range));
-            if near.unwrap_or_default().iter().any(|e| wanted.conflicts(e)) {
+            if near.is_some_and(|near| near.iter().any(|e| wanted.conflicts(e))) {
                 return Err(InTheWay);
             }
         }
         let tail = entries.insert_or_split(index, entry, LEAF_CAP);
-        Ok(Below {
-            leaf: at,
-            split_off: tail.map(|tail| self.nodes.insert(Node::Leaf(tail))),
-        })
+        Ok(tail.map(|tail| self.nodes.insert(Node::Leaf(tail))))
+    }
+
+    /// Brings the branches up to date through which an entry was put; the root then.
+    fn go_back(
+        &mut self,
+        root: NodeId,
+        entry: &Entry,
+        mut split_off: Option<NodeId>,
+        way: &mut Vec<Step>,
+    ) -> NodeId {
+        while let Some(step) = way.pop() {
+            if let Some(right) = split_off {
+                let (left, right) = (self.branch(step.child), self.branch(right));
+                let branches = self.branches_mut(step.node);
+                if let Some(branch) = branches.items.get_mut(step.index) {
+                    *branch = left;
+                }
+                let tail = branches.insert_or_split(step.index + 1, right, INNER_CAP);
+                split_off = tail.map(|tail| self.nodes.insert(Node::Inner(tail)));
+            } else if !step.is_same {
+                self.branches_mut(step.node).grow(step.index, entry);
+            }
+        }
+        let Some(right) = split_off else {
+            return root;
+        };
+        let (left, right) = (self.branch(root), self.branch(right));
+        self.nodes.insert(Node::Inner(Row::of(vec![left, right])))
     }
 
     /// Whether there is a conflict below a branch other than that at `index`.
     fn conflicts_beside(&self, branches: &Row<Branch>, index: usize, wanted: &Wanted) -> bool {
-        let mut beside = branches
-            .around(index + 1, wanted.range)
-            .filter(|other| *other != index);
-        beside.any(|other| {
-            let branch = branches.items.get(other);
-            branch.is_some_and(|branch| {
-                wanted.may_conflict(&branch.reach)
-                    && self
-                        .conflicts(branch.node, wanted, &mut |_| ControlFlow::Break(()))
-                        .is_break()
+        let around = branches.around(index + 1, wanted.range);
+        around.len() > 1
+            && around.filter(|other| *other != index).any(|other| {
+                let branch = branches.items.get(other);
+                branch.is_some_and(|branch| {
+                    wanted.may_conflict(&branch.reach)
+                        && self
+                            .conflicts(branch.node, wanted, &mut |_| ControlFlow::Break(()))
+                            .is_break()
+                })
             })
-        })
     }
 
     /// The branch that leads to `node`, computed from what is there.
@@ -558,7 +592,7 @@ impl Forest {
         }
     }
 
-    /// The least key below `node`.
+    /// A key than which none below `node` is less.
     fn first_key(&self, node: NodeId) -> Key {
         let first = match self.nodes.at(node) {
             Node::Leaf(entries) => entries.items.first().map(Entry::key),
@@ -602,7 +636,7 @@ impl Forest {
             && [a, b]
                 .iter()
                 .all(|other| other.kind() == entry.kind() && other.last() > entry.last());
-        let may_go = index > 0 && is_hidden && !is_sparse(row.items.len() - 1, LEAF_CAP);
+        let may_go = is_hidden && !is_sparse(row.items.len() - 1, LEAF_CAP);
         may_go.then(|| row.items.remove(index))
     }
 
@@ -637,7 +671,7 @@ impl Forest {
     }
 
     fn remove_below(&mut self, at: NodeId, key: Key) -> Option<Entry> {
-        let (index, child, may_change) = match self.nodes.at_mut(at) {
+        let (index, child, may_reach_less) = match self.nodes.at_mut(at) {
             Node::Leaf(entries) => {
                 let index = entries.before(key);
                 let entries = &mut entries.items;
@@ -649,12 +683,12 @@ impl Forest {
             Node::Inner(branches) => {
                 let index = branches.up_to(key).checked_sub(1)?;
                 let branch = branches.items.get(index)?;
-                (index, branch.node, branch.may_rest_on(key))
+                (index, branch.node, branch.reach.is_of(key.1))
             }
         };
         let removed = self.remove_below(child, key)?;
         let (len, cap) = self.size(child);
-        if may_change || is_sparse(len, cap) {
+        if may_reach_less || is_sparse(len, cap) {
             self.mend(at, index, child, &removed);
         }
         Some(removed)
@@ -667,7 +701,6 @@ impl Forest {
         let Some(branch) = self.branches(at).get(index) else {
             return;
         };
-        let was_first = branch.key() == removed.key();
         let may_reach_less = branch.reach.rests_on(removed);
         if len == 0 {
             self.branches_mut(at).items.remove(index);
@@ -676,19 +709,9 @@ impl Forest {
             // The branch of what the two became is new.
         } else if may_reach_less {
             let updated = self.branch(child);
-            self.update(at, index, |branch| *branch = updated);
-        } else if was_first {
-            let first = self.first_key(child);
-            self.update(at, index, |branch| {
-                (branch.first_start, branch.first_owner) = first
-            });
-        }
-    }
-
-    /// Changes one of the branches of `at`, which reaches no farther then.
-    fn update(&mut self, at: NodeId, index: usize, change: impl FnOnce(&mut Branch)) {
-        if let Some(branch) = self.branches_mut(at).items.get_mut(index) {
-            change(branch);
+            if let Some(branch) = self.branches_mut(at).items.get_mut(index) {
+                *branch = updated;
+            }
         }
     }
 
@@ -814,6 +837,13 @@ impl Forest {
         Ok(entries)
     }
 
+    fn last_key(&self, node: NodeId) -> Option<Key> {
+        match self.nodes.at(node) {
+            Node::Leaf(entries) => entries.items.last().map(Entry::key),
+            Node::Inner(branches) => self.last_key(branches.items.last()?.node),
+        }
+    }
+
     fn check_below(&self, node: NodeId) -> Result<usize, String> {
         let branches = match self.nodes.at(node) {
             Node::Leaf(entries) if entries.items.is_empty() => return Err("an empty leaf".to_owned()),
@@ -821,22 +851,23 @@ impl Forest {
             Node::Inner(branches) => branches,
         };
         branches.check()?;
-        let mut depth = None;
+        let (mut depth, mut last) = (None, None);
         for branch in &branches.items {
             let real = self.branch(branch.node);
             // The owners of equal reaches may differ: which of them came first is not kept.
             let same = |a: Reach, b: Reach| a.end == b.end && a.other_end == b.other_end;
             let exact = same(real.reach.exclusive, branch.reach.exclusive)
                 && same(real.reach.shared, branch.reach.shared);
-            if real.key() != branch.key() || !exact {
+            if real.key() < branch.key() || last.is_some_and(|last| last >= branch.key()) || !exact {
                 return Err(format!(
-                    "a branch says {:?} {:?} and is {:?} {:?}",
+                    "a branch after {last:?} says {:?} {:?} and is {:?} {:?}",
                     branch.key(),
                     branch.reach,
                     real.key(),
                     real.reach
                 ));
             }
+            last = self.last_key(branch.node);
             let below = self.check_below(branch.node)?;
             if depth.replace(below).is_some_and(|d| d != below) {
                 return Err("leaves at different depths".to_owned());
