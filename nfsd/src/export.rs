@@ -381,11 +381,6 @@ impl Exports {
         }
     }
 
-    /// Whether there is a store whose operations may wait for a disk.
-    pub fn may_wait(&self) -> bool {
-        self.list.iter().any(|export| export.store.may_block())
-    }
-
     /// Whether what is asked of the file with this handle may wait for a disk. The handle is taken at its word: its code
     /// is computed when the file is looked for, and once is enough.
     pub fn may_block(&self, fh: &[u8]) -> bool {

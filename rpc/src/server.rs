@@ -159,12 +159,6 @@ pub trait Service: Send + Sync + 'static {
     fn message(&self, origin: &Arc<Origin>, message: Message<'_>, arrived: Instant, out: &mut Writer)
     -> Flow;
 
-    /// Has several messages handled that came at once: `work` hands them to [`message`](Self::message), one after the
-    /// other. What each of them would take and give back may be taken here once for all of them.
-    fn together(&self, work: &mut dyn FnMut()) {
-        work();
-    }
-
     /// A TCP connection was accepted.
     fn connected(&self) {}
 
@@ -292,11 +286,16 @@ async fn converse(
                 let arrived = Instant::now();
                 while let Some(several) = records.several(&mut buffer).map_err(io::Error::other)? {
                     age.used();
-                    let mut messages = several.iter().map(|record| Message::within(several.buffer(), record));
-                    while let Some(flow) = answer_some(&*service, origin, &mut messages, arrived, &mut out) {
-                        write_out(&mut stream, &mut out).await?;
+                    for record in several.iter() {
+                        let message = Message::within(several.buffer(), record);
+                        let mut flow = Flow::Continue;
+                        mark_record(&mut out, |out| flow = service.message(origin, message, arrived, out));
                         if flow == Flow::Close {
+                            write_out(&mut stream, &mut out).await?;
                             return stream.shutdown().await;
+                        }
+                        if out.len() > FLUSH_AT {
+                            write_out(&mut stream, &mut out).await?;
                         }
                     }
                 }
@@ -314,29 +313,6 @@ async fn converse(
             }
         }
     }
-}
-
-/// Has messages answered until there are no more; or returns earlier with what is to be done once the replies so far are
-/// written: one wants the connection closed, or they are many.
-fn answer_some<'a>(
-    service: &dyn Service,
-    origin: &Arc<Origin>,
-    messages: &mut dyn Iterator<Item = Message<'a>>,
-    arrived: Instant,
-    out: &mut Writer,
-) -> Option<Flow> {
-    let mut stopped = None;
-    service.together(&mut || {
-        for message in &mut *messages {
-            let mut flow = Flow::Continue;
-            mark_record(out, |out| flow = service.message(origin, message, arrived, out));
-            if flow == Flow::Close || out.len() > FLUSH_AT {
-                stopped = Some(flow);
-                return;
-            }
-        }
-    });
-    stopped
 }
 
 /// How long a connection has been idle, as Linux knows it: a mark that each call takes away and that is made

@@ -343,14 +343,6 @@ impl rpc::server::Service for Door {
         Flow::Continue
     }
 
-    fn together(&self, work: &mut dyn FnMut()) {
-        let node = &self.node;
-        // Not where a call may wait for a disk meanwhile, and with it everybody who asks for the locks.
-        let keep = self.service == Service::Lockd && !node.exports.may_wait();
-        let _locks = keep.then(|| node.locks.keep());
-        work();
-    }
-
     fn connected(&self) {
         self.node.calls.connected(self.service);
     }

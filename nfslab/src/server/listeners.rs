@@ -336,10 +336,6 @@ impl rpc::server::Service for Held {
         self.door.message(origin, message, arrived, out)
     }
 
-    fn together(&self, work: &mut dyn FnMut()) {
-        self.door.together(work);
-    }
-
     fn connected(&self) {
         self.door.connected();
     }
@@ -560,31 +556,6 @@ mod tests {
             self.0.send(message.keep()).unwrap();
             Flow::Continue
         }
-
-        fn together(&self, work: &mut dyn FnMut()) {
-            self.0.send("together:".into()).unwrap();
-            work();
-        }
-    }
-
-    #[tokio::test]
-    async fn what_comes_at_once_is_handled_together() {
-        use std::io::Write;
-        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let (listeners, mut bound) =
-            Listeners::bind(&[here], Ports::AUTO, [Service::Lockd], Limits::default()).unwrap();
-        let sockets = bound.remove(&Service::Lockd).unwrap();
-        let at = SocketAddr::new(here, sockets.port);
-        let (ear, mut heard) = mpsc::unbounded_channel();
-        listeners
-            .serve(Service::Lockd, sockets, Arc::new(Ear(ear)))
-            .unwrap();
-        let mut client = std::net::TcpStream::connect(at).unwrap();
-        client.write_all(b"\x80\0\0\x04one \x80\0\0\x04two ").unwrap();
-        for expected in ["together:", "one ", "two "] {
-            assert_eq!(heard.recv().await.unwrap(), expected);
-        }
-        listeners.close_all().await;
     }
 
     /// With one thread nothing is accepted or read before this test waits for something.

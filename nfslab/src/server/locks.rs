@@ -2,8 +2,7 @@
 //! needed to answer later, and carries out the effects.
 //!
 //! One mutex holds the service together with the calls that it has put off. Effects are carried out under
-//! it, in the order in which they came; what takes time (a callback) becomes a task. Calls that came at once have it
-//! together ([`Locks::keep`]): who has it may lock it once more, which costs next to nothing.
+//! it, in the order in which they came; what takes time (a callback) becomes a task.
 
 mod view;
 mod wire;
@@ -27,14 +26,13 @@ use nlm::request::{Call, CallId, Callback, PeerSelector, Reply, Request};
 use nlm::service::{FileCheck, IsFile, LockSelector, LockService, Lockd, NotLeaked};
 use nlm::table::{Cursor, Fh};
 use nlm::upcall::Statd;
-use parking_lot::ReentrantMutex;
+use parking_lot::Mutex;
 use proto::nfs3::Nfsstat3;
 use proto::nlm::{Nlm4Stat, NlmProc};
 use rpc::msg::{self, RpcError, Transport};
 use rpc::server::Origin;
 use rpc::xdr::Writer;
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -50,8 +48,7 @@ const ANSWERS_UNDER_WAY: usize = 1024;
 
 /// The lock service and the way to its clients.
 pub struct Locks {
-    /// Who has it may lock it once more, as each call does when [several](Self::keep) are handled.
-    state: ReentrantMutex<RefCell<State>>,
+    state: Mutex<State>,
     /// Something changed that the timer should know of.
     changed: Notify,
     callbacks: Callbacks,
@@ -112,7 +109,7 @@ impl Locks {
             copies: BTreeMap::new(),
         };
         Locks {
-            state: ReentrantMutex::new(RefCell::new(state)),
+            state: Mutex::new(state),
             changed: Notify::new(),
             callbacks,
             answers: Arc::new(Semaphore::new(ANSWERS_UNDER_WAY)),
@@ -190,13 +187,7 @@ impl Locks {
     }
 
     fn look<T>(&self, at: impl FnOnce(&State) -> T) -> T {
-        at(&self.state.lock().borrow())
-    }
-
-    /// Until this is dropped, only this thread gets at the locks: for several calls that came at once, of which each
-    /// would have to lock and unlock them for itself.
-    pub fn keep(&self) -> impl Sized {
-        self.state.lock()
+        at(&self.state.lock())
     }
 
     fn change<T>(&self, node: &Node, work: impl FnOnce(&mut LockService, &mut Effects) -> T) -> T {
@@ -205,8 +196,7 @@ impl Locks {
 
     /// Changes something and carries out what the service wants then, and whatever follows from that.
     fn change_state<T>(&self, node: &Node, work: impl FnOnce(&mut State) -> T) -> T {
-        let locked = self.state.lock();
-        let mut state = locked.borrow_mut();
+        let mut state = self.state.lock();
         let done = work(&mut state);
         while !state.fx.is_empty() {
             let mut fx = std::mem::take(&mut state.fx);

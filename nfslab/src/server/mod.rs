@@ -10,8 +10,7 @@
 //! [`Node`] is what they share and what the control API acts on. `nlm` and `nsm` do not know each other:
 //! [`locks`] carries "monitor this peer" from one to the other, [`statd`] carries "it has rebooted" back.
 //!
-//! Lock order: the lock service before everything else, since calls that came at once have it while they are handled
-//! ([`Locks::keep`](locks::Locks::keep)): whoever holds another lock does not ask for it.
+//! Lock order: the lock service before everything else: whoever holds another lock does not ask for it.
 
 mod callbacks;
 mod config;
