@@ -9,6 +9,7 @@
 //! Absolute rates mean nothing: they are those of the machine, the kernel's loopback and the load generator. So
 //! each workload is run against both, one after the other, in many short rounds; the figure is the ratio.
 //!
+//! - `cpus.rs`: which processor makes the load;
 //! - `load.rs`: connections with calls in flight, as fast as the replies come;
 //! - `work.rs`: the workloads: what is called, and which answer is right;
 //! - `floor.rs`: the responder that does nothing; `target.rs`: both of them as processes;
@@ -21,6 +22,7 @@
     reason = "a measurement needs a clock"
 )]
 
+mod cpus;
 mod floor;
 mod fuse;
 mod load;
@@ -30,6 +32,7 @@ mod work;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
+use cpus::Cpus;
 use load::Load;
 use report::{Figure, Report, Row};
 use serde_json::Value;
@@ -217,18 +220,19 @@ async fn compare(group: &[&Work], program: &Path, cli: &Cli, seconds: Duration) 
         let measured = Measured::start(work, program, cli).await;
         all.push(measured.with_context(|| work.name.to_owned())?);
     }
+    let cpus = Cpus::of_this_thread()?;
     for round in 0..cli.rounds {
+        // The order changes with each round, and the processor with every other: each has each.
+        cpus.stay_on(round / 2)?;
         for measured in &mut all {
             let name = measured.row.name;
             // The one that was last is first the next time.
             let done = measured.round(seconds, round % 2 == 0).await;
             done.context(name)?;
         }
-        all.reverse();
+        all.rotate_left(1);
     }
-    if cli.rounds % 2 == 1 {
-        all.reverse();
-    }
+    all.rotate_right(cli.rounds % group.len());
     Ok(all.into_iter().map(|measured| measured.row).collect())
 }
 
