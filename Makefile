@@ -99,7 +99,7 @@ lint: ## Formatting and clippy, warnings denied
 deps: ## Install the Debian packages that are missing (needs root)
 	@scripts/deps
 
-# Flags of nfslab-bench: `make bench BENCH="--only LOCK --rounds 7"`.
+# Flags of nfslab-bench: `make bench BENCH="--only LOCK --rounds 500"`.
 BENCH ?=
 # And of nfslab-bench fuse: `make bench FUSE_BENCH="--rounds 9"`.
 FUSE_BENCH ?=
