@@ -60,7 +60,7 @@ struct Cli {
     #[arg(long, value_name = "SECONDS", default_value_t = 0.03)]
     seconds: f64,
     /// How many runs of each against each target.
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 300)]
     rounds: usize,
     /// The server's program. [default: nfslab beside this one]
     #[arg(long, value_name = "FILE")]
