@@ -2,8 +2,8 @@
 //!
 //! The processors of a virtual machine need not be equally fast: of two, one was seen to take 1.6 times as long for the
 //! same work for minutes, and then the other. Whatever a rate is bounded by, the load or the server, gains or loses by
-//! where it happens to be. So the load stays on one processor for a round, on another in the next, and the servers have
-//! the rest.
+//! where it happens to be. So the load stays on one processor for some rounds and on another in the next, and the servers
+//! have the rest.
 
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};

@@ -31,8 +31,8 @@ const LOOKED_AT: usize = 64;
 const CHUNK: usize = 512 << 10;
 /// Before the measurement begins: some hundred times as long as a call takes from end to end.
 const WARM_UP: Duration = Duration::from_millis(10);
-/// So many calls of a second are put into words, those on files excepted (`nfslab::events`): of one that lasts, and so of
-/// the rounds that are to stand for it, they are few.
+/// So many calls of a second are put into words, those on files excepted (`CALLS_A_SECOND` of `nfslab::events`): of
+/// one that lasts, and so of the rounds that are to stand for it, they are few.
 const IN_WORDS: u64 = 2_000;
 /// A slot's number is in the lowest bits of its xids.
 const SLOT_BITS: u32 = 16;

@@ -49,7 +49,7 @@ pub struct Report {
 }
 
 /// Of runs that take the same time, the rate of all together.
-pub fn mean(runs: &[f64]) -> f64 {
+fn mean(runs: &[f64]) -> f64 {
     runs.iter().sum::<f64>() / runs.len() as f64
 }
 

@@ -689,15 +689,14 @@ impl Forest {
         let removed = self.remove_below(child, key)?;
         let (len, cap) = self.size(child);
         if may_reach_less || is_sparse(len, cap) {
-            self.mend(at, index, child, &removed);
+            self.mend(at, index, child, (len, cap), &removed);
         }
         Some(removed)
     }
 
     /// After something was taken out below `child`: drops it, joins it with a neighbour, or brings its
     /// branch up to date.
-    fn mend(&mut self, at: NodeId, index: usize, child: NodeId, removed: &Entry) {
-        let (len, cap) = self.size(child);
+    fn mend(&mut self, at: NodeId, index: usize, child: NodeId, (len, cap): (usize, usize), removed: &Entry) {
         let Some(branch) = self.branches(at).get(index) else {
             return;
         };
